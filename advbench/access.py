@@ -1,0 +1,194 @@
+"""The only door from a method to a target: it gives what the threat model grants, and counts every use of it.
+
+The handle holds no target, only bound calls, and answers are detached, so that a method cannot reach by mistake what it
+was not granted. It is no sandbox: code that sets out to break it, through Python's own introspection, can.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from advbench.errors import AccessDenied, BudgetSpent, InvalidConfig
+from advbench.targets import GradientAnswer, Target
+from advbench.tensors import Images, Labels, Rows, SampleLoss, Scores
+from advbench.threat import ThreatModel
+from advbench.types import Capability
+
+__all__ = ["Access", "QueryLedger", "fit_access", "perturb_access"]
+
+
+@dataclass
+class QueryLedger:
+    """How often each sample was asked about in one phase.
+
+    A forward pass over one image is one query; a gradient is one query and one gradient.
+
+    Args:
+        size: Samples in the phase's dataset.
+        max_each: The most queries for one sample, or None.
+        max_total: The most queries over all samples, or None.
+    """
+
+    size: int
+    max_each: int | None = None
+    max_total: int | None = None
+    queries: Tensor = field(init=False)
+    gradients: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queries = torch.zeros(self.size, dtype=torch.long)
+        self.gradients = torch.zeros(self.size, dtype=torch.long)
+
+    def charge(self, rows: Rows, *, gradient: bool = False) -> None:
+        """Count one use for each of ``rows``, before it happens.
+
+        Raises:
+            BudgetSpent: It would go over a limit; nothing is counted then.
+        """
+        after = self.queries.index_add(0, rows, torch.ones_like(rows))
+        if self.max_each is not None and bool((after > self.max_each).any()):
+            raise BudgetSpent(f"the threat model allows {self.max_each} queries for each image, and they are spent")
+        if self.max_total is not None and int(after.sum()) > self.max_total:
+            raise BudgetSpent(f"the threat model allows {self.max_total} queries in this phase, and they are spent")
+        self.queries = after
+        if gradient:
+            self.gradients.index_add_(0, rows, torch.ones_like(rows))
+
+
+class _Sealed(torch.autograd.Function):
+    """Passes scores on and refuses to differentiate them: gradients are asked for, so that they are counted."""
+
+    @staticmethod
+    def forward(ctx: object, images: Images, scores: Scores) -> Scores:  # noqa: ARG004
+        return scores.clone()
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        raise AccessDenied(
+            "scores cannot be differentiated: a method that is granted input-gradients calls access.gradient(), "
+            "which counts them; any other has to do without"
+        )
+
+
+class Access:
+    """What one method may do with one target for the samples at hand.
+
+    Made by ``fit_access`` and ``perturb_access``; methods receive it and never make one.
+    """
+
+    __slots__ = ("_ask", "_granted", "_threat_name", "num_classes", "rows")
+
+    num_classes: int
+    """How many classes the target knows."""
+    rows: Rows
+    """The samples at hand, as positions in the phase's dataset."""
+
+    def __init__(
+        self, target: Target, threat_name: str, granted: frozenset[Capability], ledger: QueryLedger, rows: Rows,
+        true_labels: Labels, *, fast: bool,
+    ) -> None:  # fmt: skip
+        self.num_classes, self.rows = target.num_classes, rows
+        self._granted, self._threat_name = granted, threat_name
+        self._ask: dict[Capability, Callable[..., object]] = {}
+
+        def labels(images: Images, charged: Rows) -> Labels:
+            ledger.charge(charged)
+            return target.labels(images, fast=fast)
+
+        def scores(images: Images, charged: Rows) -> Scores:
+            ledger.charge(charged)
+            answer = target.scores(images, fast=fast)
+            return _Sealed.apply(images, answer) if images.requires_grad else answer
+
+        def gradient(images: Images, charged: Rows, loss: SampleLoss) -> GradientAnswer:
+            ledger.charge(charged, gradient=True)
+            return target.gradient(images, loss)
+
+        calls: dict[Capability, Callable[..., object]] = {
+            Capability.LABELS: labels,
+            Capability.SCORES: scores,
+            Capability.INPUT_GRADIENTS: gradient,
+            Capability.STRUCTURE: lambda: target.architecture,
+            Capability.WEIGHTS: target.module,
+            Capability.TRUE_LABELS: lambda: true_labels.clone(),
+        }
+        self._ask = {capability: call for capability, call in calls.items() if capability in granted}
+
+    def labels(self, images: Images, rows: Rows | None = None) -> Labels:
+        """Ask for the predicted classes. One query an image.
+
+        Args:
+            images: ``(batch, 3, height, width)``.
+            rows: Which samples the queries are for; by default one image for each sample at hand, in order.
+
+        Raises:
+            AccessDenied: Not granted.
+            BudgetSpent: The queries are used up.
+        """
+        return self._call(Capability.LABELS, images, self._charged(images, rows))  # type: ignore[return-value]
+
+    def scores(self, images: Images, rows: Rows | None = None) -> Scores:
+        """Ask for the logits, which cannot be differentiated. One query an image."""
+        return self._call(Capability.SCORES, images, self._charged(images, rows))  # type: ignore[return-value]
+
+    def gradient(self, images: Images, loss: SampleLoss, rows: Rows | None = None) -> GradientAnswer:
+        """Ask for the gradient of ``loss`` with respect to each image, with its logits. One query and one gradient."""
+        return self._call(Capability.INPUT_GRADIENTS, images, self._charged(images, rows), loss)  # type: ignore[return-value]
+
+    @property
+    def structure(self) -> str:
+        """The name of the target's architecture."""
+        return self._call(Capability.STRUCTURE)  # type: ignore[return-value]
+
+    def module(self) -> nn.Module:
+        """A copy of the target's module. What is done with the copy is not a query: it is the attacker's own."""
+        return self._call(Capability.WEIGHTS)  # type: ignore[return-value]
+
+    @property
+    def true_labels(self) -> Labels:
+        """The correct classes of the samples at hand."""
+        return self._call(Capability.TRUE_LABELS)  # type: ignore[return-value]
+
+    def grants(self, capability: Capability) -> bool:
+        """Whether a capability is granted."""
+        return capability in self._granted
+
+    def __getattr__(self, name: str) -> object:
+        raise AccessDenied(f"an access handle has no '{name}': a method sees of the target only what it is granted")
+
+    def _call(self, capability: Capability, *arguments: object) -> object:
+        if capability not in self._ask:
+            raise AccessDenied(f"threat model '{self._threat_name}' does not grant {capability} in this phase")
+        return self._ask[capability](*arguments)
+
+    def _charged(self, images: Images, rows: Rows | None) -> Rows:
+        charged = self.rows if rows is None else rows
+        if len(charged) != len(images):
+            raise InvalidConfig(
+                f"{len(images)} images were asked about for {len(charged)} samples: "
+                "pass rows= with the sample that each image belongs to"
+            )
+        return charged
+
+
+def fit_access(target: Target, threat: ThreatModel, ledger: QueryLedger, true_labels: Labels) -> Access:
+    """Open the door for fitting: all of the attacker's samples at once, answers at the fitting precision.
+
+    Args:
+        target: To be reached.
+        threat: What is granted.
+        ledger: Of the fit phase; its size is the number of ``true_labels``.
+        true_labels: Of the attacker's own images.
+    """
+    granted = threat.fit & target.offers
+    return Access(target, threat.name, granted, ledger, torch.arange(ledger.size), true_labels, fast=True)
+
+
+def perturb_access(
+    target: Target, threat: ThreatModel, ledger: QueryLedger, rows: Rows, true_labels: Labels
+) -> Access:
+    """Open the door for one batch of evaluation samples, answered in float32 by the target as it is."""
+    granted = threat.perturb & target.offers
+    return Access(target, threat.name, granted, ledger, rows, true_labels, fast=False)

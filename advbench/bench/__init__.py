@@ -1,0 +1,20 @@
+"""Running cells: from a request to a stored, checked result, and back again."""
+
+from advbench.bench.cell import Outcome, run_cell
+from advbench.bench.evaluate import Evaluation, evaluate
+from advbench.bench.request import Prepared, RunRequest, build_method, make_target, prepare
+from advbench.bench.verify import Verdict, verify_result
+
+__all__ = [
+    "Evaluation",
+    "Outcome",
+    "Prepared",
+    "RunRequest",
+    "Verdict",
+    "build_method",
+    "evaluate",
+    "make_target",
+    "prepare",
+    "run_cell",
+    "verify_result",
+]

@@ -1,0 +1,211 @@
+"""One cell: one method against one target on one dataset, run, checked and stored."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advbench.access import QueryLedger, fit_access, perturb_access
+from advbench.bench.evaluate import Evaluation, evaluate
+from advbench.bench.request import Prepared, RunRequest, prepare
+from advbench.bench.summary import phase, summarise
+from advbench.errors import AdvbenchError, BudgetSpent, StorageError
+from advbench.methods import Context, Perturber, TrainingImages
+from advbench.progress import Progress
+from advbench.results import CellRecord, Metrics, ResultStore, environment
+from advbench.targets import Classifier, ClassifierSpec, make_classifier, target_warnings
+from advbench.tensors import Images, Rows
+from advbench.types import Status
+
+__all__ = ["Outcome", "context_of", "run_cell"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request was answered.
+
+    Args:
+        record: The result.
+        from_store: Whether it was there already.
+        folder: Where it lies.
+    """
+
+    record: CellRecord
+    from_store: bool
+    folder: Path
+
+
+def run_cell(request: RunRequest, progress: Progress) -> Outcome | None:
+    """Run a request, or answer it from the store.
+
+    A method that fails, asks for too much or does not fit is contained: the record says so, and has no metrics. In a run
+    over several processes, all but the first help to fit and return None.
+
+    Raises:
+        AdvbenchError: The request itself cannot be met: an unknown name, missing data, a folder that is not writable.
+    """
+    store = ResultStore(request.results)
+    store.check_writable()
+    prepared = prepare(request, progress)
+    key = prepared.spec.key
+    if not request.runtime.is_main:
+        _run(prepared, progress, None)
+        return None
+    with store.working(key) as work:
+        found = store.finished(key)
+        if found is not None:
+            return Outcome(found, True, store.folder(key))
+        attempt = _run(prepared, progress, work)
+        tensors = {"state": attempt.state or {}, "perturbed": attempt.perturbed, "examples": attempt.examples}
+        samples = attempt.evaluation.samples if attempt.evaluation else None
+        record = store.save(attempt.record, samples, tensors)
+    return Outcome(record, False, store.folder(key))
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    record: CellRecord
+    evaluation: Evaluation | None = None
+    state: dict[str, torch.Tensor] | None = None
+
+    @property
+    def perturbed(self) -> dict[str, torch.Tensor]:
+        """What to check the result by, where no state can make it again."""
+        if self.evaluation is None or self.evaluation.perturbed is None or self.state:
+            return {}
+        return {"perturbed": self.evaluation.perturbed}
+
+    @property
+    def examples(self) -> dict[str, torch.Tensor]:
+        return self.evaluation.examples if self.evaluation else {}
+
+
+def _run(prepared: Prepared, progress: Progress, work: Path | None) -> _Attempt:
+    if prepared.incompatible is not None:
+        return _Attempt(_record(prepared, Status.INCOMPATIBLE, prepared.incompatible))
+    try:
+        return _measure(prepared, progress, work)
+    except BudgetSpent as error:
+        return _Attempt(_record(prepared, Status.BUDGET_SPENT, str(error)))
+    except StorageError:
+        raise
+    except AdvbenchError as error:
+        return _Attempt(_record(prepared, Status.FAILED, f"{type(error).__name__}: {error}"))
+    except Exception as error:  # whatever a method or a target raises is its failure, never robustness
+        first_line = (str(error).splitlines() or [""])[0]
+        return _Attempt(_record(prepared, Status.FAILED, f"{type(error).__name__}: {first_line}"))
+
+
+def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Context:
+    """The circumstances that a method is fitted and restored in."""
+    request = prepared.request
+
+    def train_classifier(spec: ClassifierSpec) -> Classifier:
+        made = make_classifier(spec, prepared.dataset, request.runtime, progress, role="surrogate")
+        if not isinstance(made, Classifier):
+            raise StorageError(f"a surrogate must be a torch module, and {spec.architecture} gives none")
+        return made
+
+    return Context(
+        goal=request.goal,
+        budget=request.budget,
+        seed=request.seed,
+        image_size=prepared.dataset.image_size,
+        num_classes=len(prepared.dataset.classes),
+        runtime=request.runtime,
+        progress=progress,
+        work=work,
+        identity=prepared.spec.key,
+        train_classifier=train_classifier,
+    )
+
+
+def _measure(prepared: Prepared, progress: Progress, work: Path | None) -> _Attempt:
+    request, dataset, target, threat = prepared.request, prepared.dataset, prepared.target, prepared.threat
+    warnings = target_warnings(target, dataset.evaluation.images(slice(0, 32)))
+    for warning in warnings:
+        progress.say(f"warning: {warning}")
+    train = TrainingImages(prepared.fit, dataset.validation)
+    own_labels = torch.cat([train.fit.labels, train.validation.labels])
+    fit_ledger = QueryLedger(len(own_labels), max_total=threat.max_fit_queries)
+    started = time.perf_counter()
+    context = context_of(prepared, progress, work)
+    perturber = prepared.method.fit(fit_access(target, threat, fit_ledger, own_labels), train, context)
+    fit_seconds = time.perf_counter() - started
+    fit_ledger.queries = _over_processes(request, fit_ledger.queries)
+    perturb_ledger = QueryLedger(len(dataset.evaluation), max_each=threat.max_queries)
+    evaluation = _evaluate(prepared, perturber, perturb_ledger, progress)
+    metrics = summarise(
+        evaluation.samples,
+        values_per_image=3 * dataset.image_size**2,
+        fit=phase(fit_ledger),
+        perturb=phase(perturb_ledger),
+        fit_seconds=fit_seconds,
+        seconds=evaluation.seconds,
+    )
+    record = _record(
+        prepared,
+        Status.OK,
+        None,
+        metrics=metrics,
+        notes=[*warnings, *perturber.notes()],
+        history=[dict(epoch) for epoch in perturber.history()],
+    )
+    return _Attempt(record, evaluation, perturber.state())
+
+
+def _over_processes(request: RunRequest, counts: torch.Tensor) -> torch.Tensor:
+    """Add up what the processes that shared a fit asked."""
+    fabric = request.runtime.fabric
+    if fabric.world_size == 1:
+        return counts
+    reduced = fabric.all_reduce(counts.to(fabric.device), reduce_op="sum")
+    assert isinstance(reduced, torch.Tensor)
+    return reduced.cpu()
+
+
+def _evaluate(prepared: Prepared, perturber: Perturber, ledger: QueryLedger, progress: Progress) -> Evaluation:
+    images, request = prepared.dataset.evaluation, prepared.request
+
+    def perturb(batch: Images, rows: Rows) -> Images:
+        access = perturb_access(prepared.target, prepared.threat, ledger, rows, images.labels[rows])
+        return perturber.perturb(batch, access)
+
+    with progress.task("perturbing and checking", total=len(images)) as task:
+        return evaluate(
+            prepared.target,
+            images,
+            perturb,
+            budget=request.budget,
+            goal=request.goal,
+            batch_size=request.batch_size,
+            advance=task.advance,
+        )
+
+
+def _record(
+    prepared: Prepared,
+    status: Status,
+    reason: str | None,
+    *,
+    metrics: Metrics | None = None,
+    notes: list[str] | None = None,
+    history: list[dict[str, Any]] | None = None,
+) -> CellRecord:
+    return CellRecord(
+        key=prepared.spec.key,
+        status=status,
+        reason=reason,
+        spec=prepared.spec,
+        request=prepared.request.model_dump(mode="json"),
+        environment=environment(prepared.request.runtime.torch_device),
+        metrics=metrics,
+        notes=notes or [],
+        history=history or [],
+        classes=list(prepared.dataset.classes),
+        files={},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

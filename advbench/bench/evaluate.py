@@ -1,0 +1,162 @@
+"""The independent check: what a method returned is measured here, on the real target, and never by the method."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from advbench.datasets import LabelledImages
+from advbench.errors import InvalidPerturbation
+from advbench.metrics import perturbation_sizes, structural_similarity, to_uint8
+from advbench.targets import Target
+from advbench.tensors import Images, Rows
+from advbench.threat import Budget
+from advbench.types import Capability, Goal, Norm
+
+__all__ = ["Evaluation", "check_perturbed", "evaluate"]
+
+TOLERANCE = 1e-6
+"""On the budget, relative and absolute: what float32 rounding of ``x + delta`` can add."""
+
+KEPT_BYTES = 256 * 2**20
+"""The most perturbed images that are kept, in bytes of float32."""
+
+EXAMPLES = 8
+
+
+def check_perturbed(perturbed: Images, images: Images, budget: Budget) -> None:
+    """Refuse what is not a batch of images, or lies outside the budget.
+
+    Raises:
+        InvalidPerturbation: Wrong shape or type, not finite, or too far from the clean images.
+    """
+    if perturbed.shape != images.shape or perturbed.dtype != images.dtype:
+        raise InvalidPerturbation(
+            f"expected images of shape {tuple(images.shape)} and type {images.dtype}, "
+            f"got {tuple(perturbed.shape)} and {perturbed.dtype}"
+        )
+    if not torch.isfinite(perturbed).all():
+        raise InvalidPerturbation("the perturbed images hold NaN or infinite pixels")
+    if budget.epsilon is None or not len(images):
+        return
+    sizes = perturbation_sizes(images, perturbed)
+    largest = float((sizes.linf if budget.norm is Norm.LINF else sizes.l2).max())
+    if largest > budget.epsilon * (1 + TOLERANCE) + TOLERANCE:
+        raise InvalidPerturbation(f"a perturbation has {budget.norm} norm {largest:.7g}, over epsilon {budget.epsilon:g}")
+
+
+@dataclass
+class Evaluation:
+    """What was measured.
+
+    Args:
+        samples: One row an image: ids, labels, predictions and softmax scores clean, raw, valid and 8-bit; sizes.
+        seconds: Spent in the method alone.
+        perturbed: What the method returned, ``(count, 3, height, width)``, or None where that is too much to keep.
+        examples: A few images, ``clean`` and ``perturbed``, with their ``rows``; those that turned as wanted first.
+    """
+
+    samples: pa.Table
+    seconds: float
+    perturbed: Tensor | None
+    examples: dict[str, Tensor]
+
+
+@dataclass
+class _Examples:
+    goal: Goal
+    turned: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    others: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+
+    def offer(self, rows: Rows, before: Tensor, after: Tensor, images: Images, perturbed: Images) -> None:
+        wanted = (~before & after) if self.goal is Goal.ENHANCE else (before & ~after)
+        for position in range(len(rows)):
+            kind = self.turned if wanted[position] else self.others
+            if len(kind) < EXAMPLES:
+                kind.append((int(rows[position]), images[position].clone(), perturbed[position].clone()))
+
+    def chosen(self) -> dict[str, Tensor]:
+        chosen = (self.turned + self.others)[:EXAMPLES]
+        return {
+            "rows": torch.tensor([row for row, _, _ in chosen]),
+            "clean": torch.stack([clean for _, clean, _ in chosen]),
+            "perturbed": torch.stack([perturbed for _, _, perturbed in chosen]),
+        }
+
+
+def evaluate(
+    target: Target,
+    images: LabelledImages,
+    perturb: Callable[[Images, Rows], Images],
+    *,
+    budget: Budget,
+    goal: Goal,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Perturb every image, then score clean, raw, valid and 8-bit versions in passes of their own.
+
+    Args:
+        target: Scored in float32, as it is.
+        images: To evaluate on.
+        perturb: From a batch of images and their positions to perturbed images.
+        budget: Checked on every image.
+        goal: Decides which examples are kept.
+        batch_size: Images at a time.
+        advance: Told how many images are done.
+
+    Raises:
+        InvalidPerturbation: The method returned something that it must not.
+    """
+    columns: dict[str, list[np.ndarray]] = defaultdict(list)
+    examples = _Examples(goal)
+    seconds = 0.0
+    keep = len(images) * 4 * images.images(torch.tensor([0]))[0].numel() <= KEPT_BYTES
+    kept = []
+    for rows in torch.arange(len(images)).split(batch_size):
+        clean = images.images(rows)
+        started = time.perf_counter()
+        perturbed = perturb(clean.clone(), rows).detach()
+        seconds += time.perf_counter() - started
+        check_perturbed(perturbed, clean, budget)
+        before = dict(_answers(target, "clean", clean))
+        after = dict(_answers(target, "raw", perturbed))
+        valid = dict(_answers(target, "valid", perturbed.clamp(0, 1)))
+        rounded = dict(_answers(target, "uint8", to_uint8(perturbed)))
+        sizes = vars(perturbation_sizes(clean, perturbed))
+        ssim = structural_similarity(clean, perturbed.clamp(0, 1))
+        for name, values in (before | after | valid | rounded | sizes | {"ssim": ssim}).items():
+            columns[name].append(values.numpy())
+        labels = images.labels[rows]
+        examples.offer(rows, before["clean_prediction"] == labels, valid["valid_prediction"] == labels, clean, perturbed)
+        if keep:
+            kept.append(perturbed)
+        advance(len(rows))
+    return Evaluation(
+        _table(images, columns), seconds, torch.cat(kept) if keep else None, examples.chosen()
+    )
+
+
+def _answers(target: Target, version: str, images: Images) -> Iterator[tuple[str, Tensor]]:
+    if Capability.SCORES not in target.offers:
+        yield f"{version}_prediction", target.labels(images)
+        return
+    scores = target.scores(images)
+    yield f"{version}_prediction", scores.argmax(dim=1)
+    yield f"{version}_scores", scores.softmax(dim=1)
+
+
+def _table(images: LabelledImages, columns: dict[str, list[np.ndarray]]) -> pa.Table:
+    arrays: dict[str, pa.Array] = {"id": pa.array(images.ids), "label": pa.array(images.labels.numpy())}
+    for name, pieces in columns.items():
+        values = np.concatenate(pieces)
+        if values.ndim == 2:
+            arrays[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+        else:
+            arrays[name] = pa.array(values)
+    return pa.table(arrays)

@@ -1,0 +1,178 @@
+"""What a user asks for, and what that comes to: a target, images, a method and a threat model that fit together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+
+from advbench.datasets import Dataset, DatasetSpec, LabelledImages, load_dataset
+from advbench.errors import InvalidConfig, UnknownName
+from advbench.files import code_digest
+from advbench.methods import Method, Setting, Transfer
+from advbench.progress import Progress
+from advbench.registry import ATTACKS
+from advbench.results import CellSpec, DatasetIdentity, TargetIdentity
+from advbench.runtime import Runtime
+from advbench.targets import ClassifierSpec, ModuleTarget, Target, make_classifier
+from advbench.threat import Budget, ThreatModel, threat_model
+from advbench.types import Goal
+
+__all__ = ["Prepared", "RunRequest", "build_method", "make_target", "prepare"]
+
+FIT_SUBSET_SEED = 1
+"""Not the seed of the target's subset: the two are drawn apart."""
+
+
+class RunRequest(BaseModel):
+    """One run, as asked for.
+
+    Args:
+        attack: A name of ``advbench list attacks``.
+        options: The method's hyper-parameters, as text or values.
+        via: A surrogate to perturb against, instead of the target.
+        target: The classifier to attack.
+        dataset: The images.
+        threat: A preset's name; None takes the one that grants least of those that suffice.
+        true_labels: Whether the evaluation's true labels are granted as well.
+        max_queries: The most queries for one image while perturbing.
+        max_fit_queries: The most queries while fitting.
+        goal: Degrade or enhance.
+        budget: How far an image may be moved.
+        seed: Of everything random.
+        runtime: Where to compute.
+        batch_size: Evaluation images at a time.
+        results: The folder of results.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attack: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    via: ClassifierSpec | None = None
+    target: ClassifierSpec
+    dataset: DatasetSpec = DatasetSpec()
+    threat: str | None = None
+    true_labels: bool = False
+    max_queries: int | None = Field(default=None, ge=0)
+    max_fit_queries: int | None = Field(default=None, ge=0)
+    goal: Goal = Goal.DEGRADE
+    budget: Budget = Budget()
+    seed: int = 0
+    runtime: Runtime = Runtime()
+    batch_size: int = Field(default=128, ge=1)
+    results: Path = Path("advbench-results")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request with everything in place.
+
+    Args:
+        request: What was asked for.
+        dataset: Loaded and divided.
+        fit: What the method is fitted on.
+        target: Made, on its device.
+        method: Resolved.
+        threat: With its limits.
+        spec: What decides the result.
+        incompatible: Why the method cannot run under this threat model on this target, or None.
+    """
+
+    request: RunRequest
+    dataset: Dataset
+    fit: LabelledImages
+    target: Target
+    method: SerializeAsAny[Method]
+    threat: ThreatModel
+    spec: CellSpec
+    incompatible: str | None
+
+
+def build_method(attack: str, options: dict[str, Any]) -> Method:
+    """Make a method from its name and options, all of which reach it.
+
+    Raises:
+        UnknownName: There is no such attack, or it has no such option.
+        InvalidConfig: An option's value does not fit.
+    """
+    entry = ATTACKS.entry(attack)
+    kind: type[Method] = ATTACKS.load(attack)
+    known = {field.alias or name for name, field in kind.model_fields.items()}
+    for name in options:
+        if name not in known:
+            raise UnknownName(f"option of {attack}", name, known)
+    try:
+        return kind(**{**entry.presets, **options})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "-".join(map(str, first["loc"])).replace("_", "-")
+        raise InvalidConfig(f"--{option} of {attack}: {first['msg']}, got {first['input']!r}") from error
+
+
+def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
+    """Make the target on its device, from the cache where it was made before."""
+    made = make_classifier(spec, dataset, runtime, progress, role="target")
+    if isinstance(made, Target):
+        return made.to(runtime.torch_device)
+    target = ModuleTarget(
+        made, len(dataset.classes), spec.architecture, spec.architecture, fast_dtype=runtime.inference_dtype
+    )
+    return target.to(runtime.torch_device)
+
+
+def prepare(request: RunRequest, progress: Progress) -> Prepared:
+    """Put everything in place; whatever cannot be meant is refused here, before time is spent on it."""
+    method = build_method(request.attack, dict(request.options))
+    if request.via is not None:
+        method = Transfer(inner=method, surrogate=request.via)
+    needs = method.needs(request.goal)
+    threat = threat_model(request.threat, needs)
+    if request.true_labels:
+        threat = threat.with_true_labels()
+    threat = threat.model_copy(update={"max_queries": request.max_queries, "max_fit_queries": request.max_fit_queries})
+    dataset = load_dataset(request.dataset)
+    method = method.resolve(Setting(request.goal, request.budget, dataset.image_size, request.target.architecture))
+    fit = dataset.fit.first(request.dataset.fit_images, seed=FIT_SUBSET_SEED, what="--fit-images")
+    target = make_target(request.target, dataset, request.runtime, progress)
+    spec = CellSpec(
+        attack=ATTACKS.canonical(request.attack),
+        parameters=method.model_dump(mode="json", by_alias=True),
+        target=TargetIdentity(
+            name=target.name,
+            architecture=target.architecture,
+            fingerprint=target.fingerprint,
+            made_from=request.target.model_dump(mode="json"),
+        ),
+        dataset=_identity(dataset, fit),
+        threat=threat,
+        goal=request.goal,
+        budget=request.budget,
+        seed=request.seed,
+        precision=request.runtime.precision,
+        processes=request.runtime.devices,
+        code=code_digest(),
+    )
+    return Prepared(request, dataset, fit, target, method, threat, spec, _incompatible(method, threat, target, request))
+
+
+def _identity(dataset: Dataset, fit: LabelledImages) -> DatasetIdentity:
+    return DatasetIdentity(
+        name=dataset.name,
+        image_size=dataset.image_size,
+        digest=dataset.digest,
+        fit_images=len(fit),
+        fit_digest=fit.digest,
+        validation_images=len(dataset.validation),
+        evaluation_images=len(dataset.evaluation),
+    )
+
+
+def _incompatible(method: Method, threat: ThreatModel, target: Target, request: RunRequest) -> str | None:
+    if request.goal not in method.goals:
+        return f"{request.attack} does not serve the goal {request.goal}"
+    needs = method.needs(request.goal)
+    lacking = (needs.fit | needs.perturb) - target.offers
+    if lacking:
+        return f"target '{target.name}' does not offer {', '.join(sorted(lacking))}"
+    return threat.lacks(needs)

@@ -1,0 +1,108 @@
+"""Folders of image files: one sub-folder a class, decoded when they are asked for."""
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from advbench.datasets.base import LabelledImages
+from advbench.errors import InvalidConfig, InvalidData
+from advbench.tensors import Rows
+
+__all__ = ["FilePixels", "class_folders", "draw_classes", "read_folder", "split_folders"]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+@dataclass(frozen=True)
+class FilePixels:
+    """Image files, scaled to a square of ``size`` pixels as the paper does (no crop)."""
+
+    paths: tuple[Path, ...]
+    size: int
+
+    def fetch(self, rows: Rows) -> Tensor:
+        """Decode the files at ``rows`` side by side; the decoder releases the interpreter's lock."""
+        with ThreadPoolExecutor() as pool:
+            return torch.stack(list(pool.map(self._decode, (self.paths[row] for row in rows.tolist()))))
+
+    def _decode(self, path: Path) -> Tensor:
+        try:
+            with warnings.catch_warnings(), Image.open(path) as image:
+                warnings.simplefilter("ignore")  # odd metadata is no reason to doubt the pixels
+                rgb = image.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise InvalidData(f"cannot read image {path}: {error}; remove or replace the file") from error
+        return torch.from_numpy(np.array(rgb).transpose(2, 0, 1).copy())
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The sub-folders of ``root``, one a class, by name.
+
+    Raises:
+        InvalidData: There is no such folder, or fewer than two classes in it.
+    """
+    if not root.is_dir():
+        raise InvalidData(f"no folder {root}: expected one sub-folder of images for each class in it")
+    found = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(found) < 2:
+        raise InvalidData(
+            f"{root} holds {len(found)} class folders: a classifier needs at least two, each with image files in it"
+        )
+    return found
+
+
+def split_folders(root: Path) -> tuple[Path, Path | None]:
+    """Find the training folder and, where there is one, the evaluation folder (``val`` or ``test``) below ``root``."""
+    if not (root / "train").is_dir():
+        return root, None
+    held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    return root / "train", held_out
+
+
+def draw_classes(folders: Sequence[Path], count: int, seed: int) -> list[Path]:
+    """Draw ``count`` classes at random, as the paper does for ImageNet-10 and ImageNet-50.
+
+    Raises:
+        InvalidConfig: There are fewer classes than that.
+    """
+    if not 2 <= count <= len(folders):
+        raise InvalidConfig(f"imagenet-N needs N between 2 and the {len(folders)} classes there are, got {count}")
+    drawn = torch.randperm(len(folders), generator=torch.Generator().manual_seed(seed))[:count]
+    return [folders[position] for position in sorted(drawn.tolist())]
+
+
+def read_folder(root: Path, classes: Sequence[str], size: int) -> LabelledImages:
+    """List the image files of ``classes`` below ``root``; ids are hashes of the files' bytes.
+
+    Raises:
+        InvalidData: A class has no folder or no images, or a file cannot be read.
+    """
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        folder = root / name
+        if not folder.is_dir():
+            raise InvalidData(f"no folder {folder}: every class of the training part must be there too")
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not files:
+            raise InvalidData(f"no images in {folder}: expected {', '.join(sorted(SUFFIXES))} files")
+        paths += files
+        labels += [label] * len(files)
+    with ThreadPoolExecutor() as pool:
+        ids = tuple(pool.map(_file_id, paths))
+    return LabelledImages(FilePixels(tuple(paths), size), torch.arange(len(paths)), torch.tensor(labels), ids)
+
+
+def _file_id(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
+    except OSError as error:
+        raise InvalidData(f"cannot read image {path}: {error.strerror}") from error

@@ -1,0 +1,84 @@
+"""Everything that advbench raises on purpose. Each message says what was expected, what came, and what to do.
+
+::
+
+    AdvbenchError
+    ├── InvalidConfig        an option or argument that cannot be meant
+    │   └── UnknownName      a name that nothing is registered under; suggests the nearest
+    ├── InvalidData          images or labels that are missing, corrupt or too few
+    ├── InvalidWeights       a checkpoint that is missing, unsafe, of another architecture, or not finite
+    ├── AccessDenied         a method touched what its threat model does not grant
+    ├── BudgetSpent          a method asked for more queries than its threat model allows
+    ├── FitDiverged          a method's training left the finite numbers
+    ├── InvalidPerturbation  a method returned images of a wrong shape, not finite, or over their budget
+    └── StorageError         a result or a cached file could not be read or written
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AccessDenied",
+    "AdvbenchError",
+    "BudgetSpent",
+    "FitDiverged",
+    "InvalidConfig",
+    "InvalidData",
+    "InvalidPerturbation",
+    "InvalidWeights",
+    "StorageError",
+    "UnknownName",
+]
+
+
+class AdvbenchError(Exception):
+    """The root of the tree: catch this to catch whatever advbench raises on purpose."""
+
+
+class InvalidConfig(AdvbenchError):
+    """An option or argument that cannot be meant."""
+
+
+class UnknownName(InvalidConfig):
+    """A name that nothing is registered under.
+
+    Args:
+        kind: What was looked up, such as ``"attack"``.
+        name: The name that was asked for.
+        known: The names that exist, from which the nearest is suggested.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        close = difflib.get_close_matches(name.lower(), self.known, n=1, cutoff=0.5)
+        shown = self.known if len(self.known) <= 12 else [*self.known[:12], "..."]
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(shown)}"
+        super().__init__(f"unknown {kind} '{name}': {hint}")
+
+
+class InvalidData(AdvbenchError):
+    """Images or labels that are missing, corrupt or too few."""
+
+
+class InvalidWeights(AdvbenchError):
+    """A checkpoint that is missing, unsafe to load, of another architecture, or not finite."""
+
+
+class AccessDenied(AdvbenchError):
+    """A method touched what its threat model does not grant."""
+
+
+class BudgetSpent(AdvbenchError):
+    """A method asked for more queries than its threat model allows."""
+
+
+class InvalidPerturbation(AdvbenchError):
+    """A method returned images of a wrong shape, not finite, or further from the clean ones than its budget."""
+
+
+class StorageError(AdvbenchError):
+    """A result or a cached file could not be read or written."""
+
+
+class FitDiverged(AdvbenchError):
+    """A method's training left the finite numbers."""

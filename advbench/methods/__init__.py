@@ -1,0 +1,15 @@
+"""Attacks and enhancers, one interface for all."""
+
+from advbench.methods.base import Context, ImageMethod, Method, Perturber, Setting, TrainingImages, clip_to_budget
+from advbench.methods.transfer import Transfer
+
+__all__ = [
+    "Context",
+    "ImageMethod",
+    "Method",
+    "Perturber",
+    "Setting",
+    "TrainingImages",
+    "Transfer",
+    "clip_to_budget",
+]

@@ -1,0 +1,35 @@
+"""The fast gradient sign method."""
+
+from torch import Tensor
+
+from advbench.access import Access
+from advbench.methods.base import Context, clip_to_budget
+from advbench.methods.gradient import GradientMethod, rising_loss, steepest
+from advbench.tensors import Images, Scores
+
+__all__ = ["FGSM"]
+
+
+class FGSM(GradientMethod):
+    """Fast gradient sign method; the Butterfly paper calls it EHA.
+
+    Goodfellow, Shlens, Szegedy 2014, 'Explaining and Harnessing Adversarial Examples', https://arxiv.org/abs/1412.6572:
+    ``x + epsilon * sign(grad_x J(x, y))``, one forward and one backward pass an image. Images are
+    ``(batch, 3, height, width)``, epsilon in [0, 1] pixel scale.
+
+    Deviations: y is the predicted class unless ``label`` is ``true``, so that no label leaks; under an l2 budget the
+    step is along the gradient itself, with length epsilon; to enhance, the sign is reversed; results are clipped to
+    [0, 1].
+    """
+
+    def perturb(self, images: Images, access: Access, context: Context) -> Images:
+        """Take one step of length epsilon."""
+        epsilon, norm = context.budget.epsilon or 0.0, context.budget.norm
+        truth = access.true_labels if self.label == "true" else None
+
+        def loss(scores: Scores, part: slice) -> Tensor:
+            labels = scores.argmax(dim=1) if truth is None else truth[part]
+            return rising_loss(scores, labels, context.goal)
+
+        gradient = access.gradient(images, loss).gradient
+        return clip_to_budget(images + epsilon * steepest(gradient, norm), images, context.budget)

@@ -1,0 +1,175 @@
+"""PGN's two networks: the generator (an encoder and a decoder of transposed convolutions) and the discriminator."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from advbench.errors import InvalidConfig
+from advbench.targets import Classifier
+from advbench.tensors import Images, Labels
+from advbench.threat import Budget
+from advbench.types import Norm
+
+__all__ = ["DECODER_CHANNELS", "STRIDE", "Discriminator", "Generator", "decoder_channels", "encoder_of"]
+
+DECODER_CHANNELS = (2048, 1024, 512, 512, 256, 256, 256, 128, 128, 128, 64, 64, 3)
+"""Outputs of the 13 transposed convolutions (section 3.4); the first one's input is the encoder's 2048."""
+
+STRIDE = 32
+"""Five doublings: the decoder's output is this many times as large as its input."""
+
+
+def decoder_channels(width: float) -> tuple[int, ...]:
+    """The 13 layers' outputs, the first 12 scaled by ``width``."""
+    return (*(max(4, round(width * channels)) for channels in DECODER_CHANNELS[:-1]), DECODER_CHANNELS[-1])
+
+
+class Generator(nn.Module):
+    """Maps an image I to a perturbation M = G(I) of the same size (equation 2).
+
+    Images whose sides are no multiple of 32 are extended by reflection at the bottom and right, and M is cut back.
+
+    Args:
+        encoder: From normalised or raw images to a feature map.
+        width: Scales the decoder's channels; 1 is the paper's.
+        budget: With an epsilon, M stays within it by construction: epsilon tanh(m) under linf, and
+            m / sqrt(1 + ||m||^2 / epsilon^2) under l2, m being the decoder's output. The paper has no bound.
+        initial_scale: Multiplies the last layer's first weights: small starts near the clean image, large does not.
+    """
+
+    def __init__(self, encoder: nn.Module, width: float, budget: Budget, initial_scale: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.budget = budget
+        with torch.no_grad():
+            inputs = encoder.eval()(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)).shape[1]
+        layers: list[nn.Module] = []
+        *hidden, last = decoder_channels(width)
+        for position, channels in enumerate(hidden):
+            # Each block of three doubles the size in its first layer.
+            kernel, stride = (4, 2) if position % 3 == 0 else (3, 1)
+            layers += [
+                nn.ConvTranspose2d(inputs, channels, kernel, stride, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            ]
+            inputs = channels
+        final = nn.ConvTranspose2d(inputs, last, 4, 2, padding=1)
+        with torch.no_grad():
+            final.weight.mul_(initial_scale)
+            nn.init.zeros_(final.bias)  # type: ignore[arg-type]
+        self.decoder = nn.Sequential(*layers, final)
+
+    def forward(self, images: Images) -> Images:
+        """Give M for ``(batch, 3, height, width)``."""
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
+        features = self.encoder(padded)
+        # An encoder of another stride than 32 is brought to the grid from which five doublings lead back.
+        grid = (padded.shape[-2] // STRIDE, padded.shape[-1] // STRIDE)
+        decoded = self.decoder(features if features.shape[-2:] == grid else F.adaptive_avg_pool2d(features, grid))
+        return self._bound(decoded[..., :height, :width].float())
+
+    def _bound(self, decoded: Tensor) -> Images:
+        epsilon = self.budget.epsilon
+        if epsilon is None:
+            return decoded
+        if self.budget.norm is Norm.LINF:
+            return epsilon * torch.tanh(decoded)
+        square = decoded.flatten(1).square().sum(dim=1).view(-1, 1, 1, 1)
+        return decoded * epsilon / torch.sqrt(epsilon**2 + square)
+
+
+class Discriminator(nn.Module):
+    """Judges from J alone whether the target's answer to J met the goal: a network with one sigmoid unit (equation 3).
+
+    Its batch norm and dropout stay in eval mode: a batch of perturbed images has other statistics than clean ones, and
+    they would drift with the generator.
+
+    Args:
+        classifier: The backbone, with its normalisation; its last layer is replaced.
+        classes: 0 for the paper's single unit; else one unit a class, of which the true label's counts, for a judge
+            that is told what the answer should be.
+        trained: ``head`` freezes all but the new layer, as in the paper; ``all`` trains everything.
+    """
+
+    def __init__(self, classifier: Classifier, *, classes: int, trained: str) -> None:
+        super().__init__()
+        last_name, last = _last_layer(classifier.network)
+        inputs = last.in_features if isinstance(last, nn.Linear) else last.in_channels
+        self.label_aware = classes > 0
+        self.head = nn.Linear(inputs, max(1, classes))
+        if self.label_aware and isinstance(last, nn.Linear) and last.out_features == classes:
+            self.head.load_state_dict(last.state_dict())  # a classifier of these very classes starts informed
+        else:
+            nn.init.zeros_(self.head.bias)
+        parent, _, attribute = last_name.rpartition(".")
+        setattr(classifier.network.get_submodule(parent), attribute, nn.Identity())
+        self.body = classifier
+        self.body.requires_grad_(trained == "all")
+        self.eval()
+
+    def features(self, images: Images) -> Tensor:
+        """What the last layer sees, ``(batch, features)``."""
+        features: Tensor = self.body(images)
+        return features
+
+    def judge(self, features: Tensor, labels: Labels) -> Tensor:
+        """The sigmoid unit's logit, ``(batch,)``; ``labels`` matter only to a label-aware judge."""
+        logits: Tensor = self.head(features)
+        return logits.gather(1, labels[:, None])[:, 0] if self.label_aware else logits[:, 0]
+
+    def forward(self, images: Images, labels: Labels) -> Tensor:
+        """The logit of D(J), ``(batch,)``."""
+        return self.judge(self.features(images), labels)
+
+    @property
+    def is_body_frozen(self) -> bool:
+        """Whether only the last layer learns."""
+        return not any(parameter.requires_grad for parameter in self.body.parameters())
+
+
+def _last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise InvalidConfig(f"{type(network).__name__} has no linear or convolutional layer to put a judge on")
+    return layers[-1]
+
+
+def encoder_of(classifier: Classifier) -> nn.Module:
+    """A classifier without its head: from images to a feature map ``(batch, channels, height, width)``.
+
+    Raises:
+        InvalidConfig: The architecture has no single feature map to hand on.
+    """
+    network = classifier.network
+    for parts in _FEATURE_PARTS:
+        if all(hasattr(network, part) for part in parts):
+            body: list[nn.Module] = [getattr(network, part) for part in parts]
+            break
+    else:
+        raise InvalidConfig(
+            f"{type(network).__name__} cannot serve as an encoder: choose a convolutional network, such as a ResNet"
+        )
+    if type(network).__name__ == "DenseNet":
+        body.append(nn.ReLU())  # torchvision applies it outside of the module list
+    encoder = nn.Sequential(classifier.normalise, *body)
+    with torch.no_grad():
+        features = encoder.eval()(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE))
+    if features.ndim != 4 or features.shape[-1] > features.shape[1]:
+        raise InvalidConfig(f"{type(network).__name__} gives no feature map to decode: choose a convolutional network")
+    return encoder.train()
+
+
+_FEATURE_PARTS: Sequence[Sequence[str]] = (
+    ("features",),
+    ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
+    ("stem", "trunk_output"),
+    ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"),
+    ("layers",),
+)
+"""Where torchvision's families keep what comes before the pooling: VGG and kin, ResNet, RegNet, ShuffleNet, MNASNet."""
+
+

@@ -1,0 +1,55 @@
+"""The minimax objectives: what the discriminator and the generator minimise, given the logit of D(J)."""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from advbench.types import Goal
+
+__all__ = ["OBJECTIVES", "LeastSquares", "Logistic", "Objective", "goal_met"]
+
+
+def goal_met(predicted: Tensor, labels: Tensor, goal: Goal) -> Tensor:
+    """The target variable g, float, ``(batch,)``: equation 4 to enhance (r = l), equation 10 to degrade (r != l)."""
+    right = predicted == labels
+    return (right if goal is Goal.ENHANCE else ~right).float()
+
+
+class Objective(Protocol):
+    """A pair of losses; each is a mean over the batch where the paper's formulas are sums."""
+
+    def discriminator(self, logits: Tensor, g: Tensor) -> Tensor:
+        """L_d."""
+
+    def generator(self, logits: Tensor) -> Tensor:
+        """L_g, without the regulariser."""
+
+
+class LeastSquares:
+    """Equations 7 and 8, after LSGAN. The generator's gradient, (D - 1) D (1 - D), vanishes where D is near 0."""
+
+    def discriminator(self, logits: Tensor, g: Tensor) -> Tensor:
+        """L_d = 1/2 mean[g (D - 1)^2 + (1 - g) D^2]."""
+        judged = torch.sigmoid(logits)
+        return 0.5 * (g * (judged - 1).square() + (1 - g) * judged.square()).mean()
+
+    def generator(self, logits: Tensor) -> Tensor:
+        """L_g = 1/2 mean (D - 1)^2."""
+        return 0.5 * (torch.sigmoid(logits) - 1).square().mean()
+
+
+class Logistic:
+    """Equations 25 and 26: the cross-entropy. The generator's gradient stays where D is near 0."""
+
+    def discriminator(self, logits: Tensor, g: Tensor) -> Tensor:
+        """L_d = 1/2 mean[-g log D - (1 - g) log(1 - D)]."""
+        return 0.5 * F.binary_cross_entropy_with_logits(logits, g)
+
+    def generator(self, logits: Tensor) -> Tensor:
+        """L_g = 1/2 mean[-log D]."""
+        return 0.5 * F.softplus(-logits).mean()
+
+
+OBJECTIVES: dict[str, Objective] = {"least-squares": LeastSquares(), "logistic": Logistic()}

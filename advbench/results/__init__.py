@@ -1,0 +1,25 @@
+"""The seam between running and reporting: records of what was run and found, and their store."""
+
+from advbench.results.environment import environment
+from advbench.results.record import (
+    SCHEMA_VERSION,
+    CellRecord,
+    CellSpec,
+    DatasetIdentity,
+    Metrics,
+    Phase,
+    TargetIdentity,
+)
+from advbench.results.store import ResultStore
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "CellRecord",
+    "CellSpec",
+    "DatasetIdentity",
+    "Metrics",
+    "Phase",
+    "ResultStore",
+    "TargetIdentity",
+    "environment",
+]

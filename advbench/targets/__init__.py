@@ -1,0 +1,32 @@
+"""Classifiers under attack: any torchvision network, one's own module, or a plain function."""
+
+from advbench.targets.base import Classifier, FunctionTarget, GradientAnswer, ModuleTarget, Normalise, Target
+from advbench.targets.checks import target_warnings
+from advbench.targets.fast import fast_form
+from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
+from advbench.targets.weights import imagenet_state, load_into, pinned_weights, read_state
+from advbench.targets.zoo import NORMALISATIONS, Normalisation, build_network, known_architectures, normaliser
+
+__all__ = [
+    "NORMALISATIONS",
+    "Classifier",
+    "ClassifierSpec",
+    "FunctionTarget",
+    "GradientAnswer",
+    "ModuleTarget",
+    "Normalisation",
+    "Normalise",
+    "Target",
+    "Training",
+    "build_network",
+    "epoch_batches",
+    "fast_form",
+    "imagenet_state",
+    "known_architectures",
+    "load_into",
+    "make_classifier",
+    "normaliser",
+    "pinned_weights",
+    "read_state",
+    "target_warnings",
+]

@@ -1,0 +1,250 @@
+"""What an attack is aimed at: a classifier on [0, 1] images, in eval mode, with frozen parameters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from advbench.errors import AccessDenied, InvalidConfig, InvalidData
+from advbench.files import digest, digest_state
+from advbench.targets.fast import fast_form
+from advbench.tensors import Images, Labels, SampleLoss, Scores
+from advbench.types import ALL_CAPABILITIES, Capability
+
+__all__ = ["CHUNK_PIXELS", "Classifier", "FunctionTarget", "GradientAnswer", "ModuleTarget", "Normalise", "Target", "chunk_size"]
+
+CHUNK_PIXELS = 256 * 3 * 96 * 96
+"""Input values in one forward pass: bounds memory whatever batch is asked for."""
+
+
+def chunk_size(images: Images) -> int:
+    """How many of these images go through a network at once."""
+    return max(1, min(512, CHUNK_PIXELS // max(1, images[0].numel()))) if len(images) else 1
+
+
+class Normalise(nn.Module):
+    """Shift and scale [0, 1] images to what a network was trained on.
+
+    Args:
+        mean: One value a channel.
+        std: One value a channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Images) -> Tensor:
+        """Normalise ``(batch, channels, height, width)``."""
+        return (images - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation inside: [0, 1] images in, logits out.
+
+    Args:
+        network: Maps normalised images to logits; auxiliary heads of training mode are passed through.
+        normalise: Applied first.
+    """
+
+    def __init__(self, network: nn.Module, normalise: nn.Module) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.network = network
+
+    def forward(self, images: Images) -> Scores:
+        """Score ``(batch, channels, height, width)``."""
+        scores: Scores = self.network(self.normalise(images))
+        return scores
+
+
+@dataclass(frozen=True)
+class GradientAnswer:
+    """A loss's gradient with respect to the images, and the logits that came with it from the same pass."""
+
+    gradient: Images
+    scores: Scores
+
+
+class Target(ABC):
+    """A fixed classifier. Methods reach it only through an ``Access`` handle; the harness scores it directly."""
+
+    name: str
+    architecture: str
+    num_classes: int
+    fingerprint: str
+    """A hash of everything that decides its answers."""
+
+    @property
+    @abstractmethod
+    def offers(self) -> frozenset[Capability]:
+        """What this target can grant at all."""
+
+    @abstractmethod
+    def labels(self, images: Images, *, fast: bool = False) -> Labels:
+        """Predict classes. ``fast`` allows the fast execution form, at its precision."""
+
+    def scores(self, images: Images, *, fast: bool = False) -> Scores:  # noqa: ARG002
+        """Give logits, float32."""
+        raise AccessDenied(f"target '{self.name}' answers with labels only, not with scores")
+
+    def gradient(self, images: Images, loss: SampleLoss) -> GradientAnswer:  # noqa: ARG002
+        """Differentiate the sum of ``loss`` over the batch with respect to ``images``, in float32."""
+        raise AccessDenied(f"target '{self.name}' is a function without gradients")
+
+    def module(self) -> nn.Module:
+        """Give a copy of the module, which has its own parameters."""
+        raise AccessDenied(f"target '{self.name}' is a function without weights")
+
+    def to(self, device: torch.device) -> "Target":  # noqa: ARG002
+        """Move to a device."""
+        return self
+
+
+class ModuleTarget(Target):
+    """A classifier that is a torch module.
+
+    It is put in eval mode and its parameters are frozen. Float32 answers come from the module as it is; the fast form
+    (batch norm folded, channels_last, bfloat16 where allowed) serves where a method allows it.
+
+    Args:
+        module: Maps [0, 1] images to logits.
+        num_classes: How many classes it scores.
+        name: For people.
+        architecture: What a known-structure threat model reveals.
+        fast_dtype: The fast form's precision.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        num_classes: int,
+        name: str = "module",
+        architecture: str = "unknown",
+        fast_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self._module = module.eval().requires_grad_(False)
+        self._fast: nn.Module | None = None
+        self.fast_dtype = fast_dtype
+        self.name, self.architecture, self.num_classes = name, architecture, num_classes
+        self.fingerprint = digest([architecture, num_classes, digest_state(module.state_dict())])
+        self._device = next((value.device for value in module.state_dict().values()), torch.device("cpu"))
+
+    @property
+    def offers(self) -> frozenset[Capability]:
+        """Everything."""
+        return ALL_CAPABILITIES
+
+    def labels(self, images: Images, *, fast: bool = False) -> Labels:
+        """Predict classes."""
+        return self.scores(images, fast=fast).argmax(dim=1)
+
+    def scores(self, images: Images, *, fast: bool = False) -> Scores:
+        """Give logits, float32, on the device that the images are on."""
+        if not len(images):
+            return images.new_zeros((0, self.num_classes))
+        module = self._fast_module() if fast else self._module
+        dtype = self.fast_dtype if fast else torch.float32
+        with torch.inference_mode():
+            pieces = [
+                module(piece.to(self._device, dtype, memory_format=torch.channels_last))
+                for piece in images.detach().split(chunk_size(images))
+            ]
+            answer = torch.cat(pieces).float()
+        return answer.to(images.device).clone()  # outside inference mode: an ordinary tensor again
+
+    def gradient(self, images: Images, loss: SampleLoss) -> GradientAnswer:
+        """Differentiate through the float32 fast form: folding changes logits by rounding alone."""
+        if not len(images):
+            return GradientAnswer(torch.zeros_like(images), self.scores(images))
+        module = self._fast_module() if self.fast_dtype is torch.float32 else self._module
+        gradients, scores = [], []
+        size = chunk_size(images)
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            piece = images.detach()[part]
+            inputs = piece.to(self._device).contiguous(memory_format=torch.channels_last).requires_grad_()
+            with torch.enable_grad():
+                logits = module(inputs)
+                # The gradient of the input alone: no parameter's is ever computed.
+                (gradient,) = torch.autograd.grad(loss(logits, part).sum(), inputs)
+            gradients.append(gradient.to(images.device))
+            scores.append(logits.detach().to(images.device))
+        return GradientAnswer(torch.cat(gradients).contiguous(), torch.cat(scores))
+
+    def module(self) -> nn.Module:
+        """Give a copy, which cannot change this target."""
+        import copy
+
+        return copy.deepcopy(self._module)
+
+    def to(self, device: torch.device) -> "ModuleTarget":
+        """Move to a device."""
+        self._module.to(device)
+        self._fast, self._device = None, device
+        return self
+
+    def _fast_module(self) -> nn.Module:
+        if self._fast is None:
+            self._fast = fast_form(self._module, self.fast_dtype)
+        return self._fast
+
+
+class FunctionTarget(Target):
+    """A classifier that is a plain function, such as a call to a remote API. Only black-box threats fit it.
+
+    Args:
+        function: Maps images, float32 in [0, 1], ``(batch, 3, height, width)``, to labels ``(batch,)`` or scores
+            ``(batch, classes)``.
+        num_classes: How many classes it knows.
+        outputs: Which of the two it returns.
+        name: For people, and its identity: name the version of the model behind it.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Images], Tensor],
+        num_classes: int,
+        outputs: Literal["labels", "scores"] = "labels",
+        name: str = "function",
+    ) -> None:
+        if outputs not in ("labels", "scores"):
+            raise InvalidConfig(f"a function target's outputs are 'labels' or 'scores', got '{outputs}'")
+        self._function, self._outputs = function, outputs
+        self.name, self.architecture, self.num_classes = name, "unknown", num_classes
+        self.fingerprint = digest(["function", name, num_classes, outputs])
+
+    @property
+    def offers(self) -> frozenset[Capability]:
+        """Labels, and scores where the function returns them."""
+        scores = {Capability.SCORES} if self._outputs == "scores" else set()
+        return frozenset({Capability.LABELS, Capability.TRUE_LABELS} | scores)
+
+    def labels(self, images: Images, *, fast: bool = False) -> Labels:
+        """Predict classes."""
+        if self._outputs == "scores":
+            return self.scores(images, fast=fast).argmax(dim=1)
+        return self._call(images, torch.Size([len(images)])).long()
+
+    def scores(self, images: Images, *, fast: bool = False) -> Scores:
+        """Give the function's scores, where it returns them."""
+        if self._outputs != "scores":
+            return super().scores(images, fast=fast)
+        return self._call(images, torch.Size([len(images), self.num_classes])).float()
+
+    def _call(self, images: Images, shape: torch.Size) -> Tensor:
+        with torch.no_grad():
+            answer = torch.as_tensor(self._function(images.detach().cpu()))
+        if answer.shape != shape:
+            raise InvalidData(
+                f"target '{self.name}' returned shape {tuple(answer.shape)} for {len(images)} images: "
+                f"expected {tuple(shape)} for outputs='{self._outputs}'"
+            )
+        return answer.to(images.device)

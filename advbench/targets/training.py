@@ -1,0 +1,210 @@
+"""Classifiers made from a specification: built, given weights, trained where asked, and kept for next time."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from advbench.checkpoint import Checkpoint
+from advbench.datasets import Dataset, LabelledImages
+from advbench.errors import InvalidConfig
+from advbench.files import digest, digest_state, home, scratch_folder, writing_folder
+from advbench.progress import Progress
+from advbench.runtime import Precision, Runtime
+from advbench.seeding import seeded
+from advbench.targets.base import Classifier, Target
+from advbench.targets.weights import imagenet_state, load_into, read_state
+from advbench.targets.zoo import Normalisation, build_network, normaliser, own_factory
+
+__all__ = ["ClassifierSpec", "Training", "epoch_batches", "make_classifier"]
+
+SUBSET_SEED = 0
+RECIPE = 1
+"""Raise when training changes, so that no classifier of an older recipe is taken for a new one."""
+
+
+class Training(BaseModel):
+    """How a classifier is trained; the defaults are the paper's for its vanilla targets (section 4.1).
+
+    The paper names the rate and the number of epochs; Adam and the batch size are our reading.
+
+    Args:
+        epochs: Passes over the images; 0 takes the weights as they are.
+        images: How many images of the fit part it sees, balanced over the classes; None for all.
+        learning_rate: Adam's, fixed.
+        batch_size: Images a step.
+        precision: Of the forward and backward passes.
+        seed: Of the fresh weights, the order and the dropout.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=20, ge=0)
+    images: int | None = Field(default=None, ge=2)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    batch_size: int = Field(default=64, ge=2)
+    precision: Precision = "32-true"
+    seed: int = 0
+
+
+class ClassifierSpec(BaseModel):
+    """Everything that decides a classifier's weights.
+
+    Args:
+        architecture: A torchvision name, ``timm:NAME`` or ``module:factory``.
+        init: ``scratch`` (the paper's case A), ``imagenet`` (case B), or a local checkpoint.
+        normalisation: Put inside the classifier.
+        training: How it is trained from there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    init: str = "scratch"
+    normalisation: Normalisation = "none"
+    training: Training = Training()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it comes from one's own factory."""
+        return ":" in self.architecture and not self.architecture.startswith("timm:")
+
+
+def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> Sequence[Tensor]:
+    """Shuffle ``count`` positions into batches; a last batch of one joins its neighbour, for batch norm's sake."""
+    batches = list(torch.randperm(count, generator=generator).split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+def make_classifier(
+    spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress, *, role: str = "target"
+) -> Classifier | Target:
+    """Make a classifier, or take it from the cache: the same specification and images are never trained twice.
+
+    Args:
+        spec: What to make.
+        dataset: Trained on its fit part; only as many classes as it has.
+        runtime: Where to train.
+        progress: Shows the training.
+        role: ``target`` or ``surrogate``, for messages.
+
+    Raises:
+        InvalidConfig: The architecture does not fit the images.
+        InvalidWeights: The initial weights are missing or do not fit.
+    """
+    classes = len(dataset.classes)
+    if spec.is_own:
+        own = own_factory(spec.architecture, classes)
+        if isinstance(own, Target) or not spec.training.epochs:
+            return own
+        network, has_head = own.network, True
+    else:
+        with seeded(spec.training.seed, "classifier", "init"):
+            network = build_network(spec.architecture, classes, dataset.image_size)
+        has_head = _initialise(network, spec)
+    classifier = Classifier(network, normaliser(spec.normalisation))
+    if spec.training.epochs:
+        _train_once(classifier, spec, dataset, runtime, progress, role)
+    elif not has_head:
+        raise InvalidConfig(
+            f"{spec.architecture} with --init {spec.init} has no head for {classes} classes and 0 epochs to train "
+            "one: give it epochs, or a checkpoint of a classifier for these classes"
+        )
+    return classifier.eval().requires_grad_(False)
+
+
+def _initialise(network: nn.Module, spec: ClassifierSpec) -> bool:
+    """Load the initial weights; say whether the head came with them."""
+    if spec.init == "scratch":
+        return False
+    if spec.init == "imagenet":
+        return load_into(network, imagenet_state(spec.architecture), source="the ImageNet weights")
+    return load_into(network, read_state(Path(spec.init)), source=spec.init)
+
+
+def _train_once(
+    classifier: Classifier, spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress, role: str
+) -> None:
+    images = dataset.fit.first(spec.training.images, seed=SUBSET_SEED, what="the number of training images")
+    identity = {
+        "recipe": RECIPE,
+        "spec": spec.model_dump(mode="json"),
+        "start": digest_state(classifier.state_dict()),
+        "images": images.digest,
+        "image_size": dataset.image_size,
+    }
+    key = digest(identity)
+    folder = home() / "classifiers" / f"{spec.architecture.replace(':', '-')}-{key}"
+    weights = folder / "weights.safetensors"
+    with scratch_folder(home() / "work" / f"{role}-{key}") as work, FileLock(f"{work}.lock"):
+        if not weights.exists():
+            checkpoint = Checkpoint(work / "training.ckpt", key)
+            started = time.perf_counter()
+            _train(classifier, images, spec, runtime, progress, checkpoint, role)
+            seconds = time.perf_counter() - started
+            with writing_folder(folder) as staging:
+                state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
+                save_file(state, staging / "weights.safetensors")
+                (staging / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
+            progress.say(f"trained {role} {spec.architecture} in {seconds:.0f} s; kept in {folder}")
+        classifier.network.load_state_dict(load_file(weights))
+    classifier.cpu()
+
+
+def _train(
+    classifier: Classifier,
+    images: LabelledImages,
+    spec: ClassifierSpec,
+    runtime: Runtime,
+    progress: Progress,
+    checkpoint: Checkpoint,
+    role: str,
+) -> None:
+    training = spec.training
+    device = runtime.torch_device
+    classifier.to(device).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=training.learning_rate, fused=True)
+    autocast = _autocast(device, training.precision)
+    first_epoch = _resume(checkpoint, classifier, optimizer)
+    name = f"training {role} {spec.architecture} on {len(images)} images"
+    with progress.task(name, total=training.epochs) as task:
+        task.advance(first_epoch)
+        for epoch in range(first_epoch, training.epochs):
+            with seeded(training.seed, "classifier", epoch) as generator:
+                for batch in epoch_batches(len(images), training.batch_size, generator):
+                    inputs = images.images(batch).to(device, memory_format=torch.channels_last)
+                    labels = images.labels[batch].to(device)
+                    optimizer.zero_grad(set_to_none=True)
+                    with autocast:
+                        scores = classifier(inputs)
+                    loss = F.cross_entropy(scores.float(), labels)
+                    loss.backward()
+                    optimizer.step()
+            checkpoint.save(
+                {"epoch": epoch + 1, "model": classifier.state_dict(), "optimizer": optimizer.state_dict()}
+            )
+            task.advance(loss=loss.item())
+
+
+def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "32-true")
+
+
+def _resume(checkpoint: Checkpoint, classifier: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    state: dict[str, Any] | None = checkpoint.load()
+    if state is None:
+        return 0
+    classifier.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    epoch: int = state["epoch"]
+    return epoch

@@ -1,0 +1,125 @@
+"""Networks by name: every torchvision classifier, timm's where it is installed, or one's own factory."""
+
+import inspect
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+import torchvision
+from torch import nn
+
+from advbench.errors import InvalidConfig, UnknownName
+from advbench.targets.base import Classifier, Normalise, Target
+
+__all__ = ["NORMALISATIONS", "Normalisation", "build_network", "known_architectures", "normaliser", "own_factory"]
+
+Normalisation = Literal["none", "imagenet", "half"]
+
+NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Mean and standard deviation a channel; ``none`` leaves [0, 1] as it is."""
+
+
+def normaliser(name: Normalisation) -> nn.Module:
+    """The layer that a normalisation's name stands for."""
+    return nn.Identity() if name == "none" else Normalise(*NORMALISATIONS[name])
+
+
+def known_architectures() -> list[str]:
+    """The names of torchvision's classifiers."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def build_network(architecture: str, num_classes: int, image_size: int) -> nn.Module:
+    """Build a network with fresh weights from torch's global generator.
+
+    Args:
+        architecture: A torchvision name, or ``timm:NAME``.
+        num_classes: Of the head.
+        image_size: Height and width in pixels; the network is checked to take it.
+
+    Raises:
+        UnknownName: There is no such architecture.
+        InvalidConfig: timm is not installed, or the architecture cannot take images of this size.
+    """
+    if architecture.startswith("timm:"):
+        network = _timm_network(architecture.removeprefix("timm:"), num_classes)
+    elif architecture in (names := known_architectures()):
+        try:
+            network = torchvision.models.get_model(architecture, **_arguments(architecture, num_classes, image_size))
+        except ValueError as error:
+            raise InvalidConfig(_misfit(architecture, image_size, error)) from error
+    else:
+        raise UnknownName("target", architecture, names)
+    _check_takes(network, architecture, image_size)
+    return network
+
+
+def _arguments(architecture: str, num_classes: int, image_size: int) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    if architecture in ("googlenet", "inception_v3"):
+        # Auxiliary heads serve a training scheme that is not used here; their slow scipy initialisation neither.
+        arguments |= {"aux_logits": False, "init_weights": False}
+    builder = inspect.signature(torchvision.models.get_model_builder(architecture)).parameters
+    if architecture.startswith("vit_"):
+        arguments["image_size"] = image_size
+    elif "input_size" in builder or architecture.startswith("maxvit"):
+        arguments["input_size"] = (image_size, image_size)
+    return arguments
+
+
+def _timm_network(name: str, num_classes: int) -> nn.Module:
+    if find_spec("timm") is None:
+        raise InvalidConfig(f"target 'timm:{name}' needs timm, which is not installed: pip install 'advbench[timm]'")
+    timm = import_module("timm")
+    if name not in timm.list_models():
+        raise UnknownName("target", name, timm.list_models())
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
+    return network
+
+
+def _check_takes(network: nn.Module, architecture: str, image_size: int) -> None:
+    """Pass one blank image through, so that a size which does not fit is refused before any time is spent."""
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise InvalidConfig(_misfit(architecture, image_size, error)) from error
+    finally:
+        network.train(was_training)
+
+
+def _misfit(architecture: str, image_size: int, error: Exception) -> str:
+    reason = str(error).splitlines()[0][:120]
+    return f"{architecture} cannot take {image_size} px images ({reason}); choose a larger --image-size, such as 224"
+
+
+def own_factory(location: str, num_classes: int) -> Target | Classifier:
+    """Call one's own ``module:factory`` with the number of classes.
+
+    Args:
+        location: ``module:factory``; the factory returns a ``torch.nn.Module`` from [0, 1] images to logits, or a
+            ``Target``, such as a ``FunctionTarget`` around an API.
+        num_classes: Passed to the factory.
+
+    Raises:
+        InvalidConfig: It cannot be imported, or returns something else.
+    """
+    module_name, _, attribute = location.partition(":")
+    try:
+        factory = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InvalidConfig(f"cannot import target '{location}': {error}; expected module:factory") from error
+    made = factory(num_classes)
+    if isinstance(made, Target):
+        return made
+    if isinstance(made, nn.Module):
+        return Classifier(made, nn.Identity())
+    raise InvalidConfig(
+        f"target '{location}' returned {type(made).__name__}: expected a torch.nn.Module or an advbench Target"
+    )
