@@ -186,9 +186,7 @@ def fit_access(target: Target, threat: ThreatModel, ledger: QueryLedger, true_la
     return Access(target, threat.name, granted, ledger, torch.arange(ledger.size), true_labels, fast=True)
 
 
-def perturb_access(
-    target: Target, threat: ThreatModel, ledger: QueryLedger, rows: Rows, true_labels: Labels
-) -> Access:
+def perturb_access(target: Target, threat: ThreatModel, ledger: QueryLedger, rows: Rows, true_labels: Labels) -> Access:
     """Open the door for one batch of evaluation samples, answered in float32 by the target as it is."""
     granted = threat.perturb & target.offers
     return Access(target, threat.name, granted, ledger, rows, true_labels, fast=False)

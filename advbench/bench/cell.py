@@ -41,8 +41,8 @@ class Outcome:
 def run_cell(request: RunRequest, progress: Progress) -> Outcome | None:
     """Run a request, or answer it from the store.
 
-    A method that fails, asks for too much or does not fit is contained: the record says so, and has no metrics. In a run
-    over several processes, all but the first help to fit and return None.
+    A method that fails, asks for too much or does not fit is contained: the record says so, and has no metrics. In a
+    run over several processes, all but the first help to fit and return None.
 
     Raises:
         AdvbenchError: The request itself cannot be met: an unknown name, missing data, a folder that is not writable.

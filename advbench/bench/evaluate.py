@@ -47,7 +47,9 @@ def check_perturbed(perturbed: Images, images: Images, budget: Budget) -> None:
     sizes = perturbation_sizes(images, perturbed)
     largest = float((sizes.linf if budget.norm is Norm.LINF else sizes.l2).max())
     if largest > budget.epsilon * (1 + TOLERANCE) + TOLERANCE:
-        raise InvalidPerturbation(f"a perturbation has {budget.norm} norm {largest:.7g}, over epsilon {budget.epsilon:g}")
+        raise InvalidPerturbation(
+            f"a perturbation has {budget.norm} norm {largest:.7g}, over epsilon {budget.epsilon:g}"
+        )
 
 
 @dataclass
@@ -133,13 +135,13 @@ def evaluate(
         for name, values in (before | after | valid | rounded | sizes | {"ssim": ssim}).items():
             columns[name].append(values.numpy())
         labels = images.labels[rows]
-        examples.offer(rows, before["clean_prediction"] == labels, valid["valid_prediction"] == labels, clean, perturbed)
+        examples.offer(
+            rows, before["clean_prediction"] == labels, valid["valid_prediction"] == labels, clean, perturbed
+        )
         if keep:
             kept.append(perturbed)
         advance(len(rows))
-    return Evaluation(
-        _table(images, columns), seconds, torch.cat(kept) if keep else None, examples.chosen()
-    )
+    return Evaluation(_table(images, columns), seconds, torch.cat(kept) if keep else None, examples.chosen())
 
 
 def _answers(target: Target, version: str, images: Images) -> Iterator[tuple[str, Tensor]]:

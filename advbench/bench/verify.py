@@ -47,7 +47,9 @@ def verify_result(record: CellRecord, store: ResultStore, progress: Progress) ->
         StorageError: A file of it is missing or was changed.
     """
     if record.status is not Status.OK:
-        raise InvalidConfig(f"result {record.key[:12]} has nothing to verify: it ended {record.status} ({record.reason})")
+        raise InvalidConfig(
+            f"result {record.key[:12]} has nothing to verify: it ended {record.status} ({record.reason})"
+        )
     stored = store.samples(record)
     prepared = prepare(RunRequest.model_validate(record.request), progress)
     broken = []

@@ -150,7 +150,7 @@ def _load_torchvision(class_name: str, **split_by: tuple[Any, Any]) -> Callable[
         import torchvision.datasets
 
         factory = getattr(torchvision.datasets, class_name)
-        (argument, values), = split_by.items()
+        ((argument, values),) = split_by.items()
         parts = []
         for value in values:
             try:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from advbench.access import Access
 from advbench.datasets import LabelledImages
+from advbench.errors import InvalidConfig
 from advbench.progress import SILENT, Progress
 from advbench.runtime import Runtime
-from advbench.errors import InvalidConfig
 from advbench.targets import Classifier, ClassifierSpec
 from advbench.tensors import Images
 from advbench.threat import Budget, Needs

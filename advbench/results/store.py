@@ -108,7 +108,9 @@ class ResultStore:
             ) from error
         return record
 
-    def save(self, record: CellRecord, samples: pa.Table | None, tensors: Mapping[str, Mapping[str, Tensor]]) -> CellRecord:
+    def save(
+        self, record: CellRecord, samples: pa.Table | None, tensors: Mapping[str, Mapping[str, Tensor]]
+    ) -> CellRecord:
         """Store a result, replacing one of the same key.
 
         Args:
@@ -145,7 +147,9 @@ class ResultStore:
     def _intact(self, record: CellRecord, name: str) -> Path:
         path = self.folder(record.key) / name
         if not path.is_file() or file_hash(path) != record.files.get(name):
-            raise StorageError(f"{path} is missing or was changed since it was stored; delete the result and run it again")
+            raise StorageError(
+                f"{path} is missing or was changed since it was stored; delete the result and run it again"
+            )
         return path
 
     @contextmanager

@@ -14,7 +14,16 @@ from advbench.targets.fast import fast_form
 from advbench.tensors import Images, Labels, SampleLoss, Scores
 from advbench.types import ALL_CAPABILITIES, Capability
 
-__all__ = ["CHUNK_PIXELS", "Classifier", "FunctionTarget", "GradientAnswer", "ModuleTarget", "Normalise", "Target", "chunk_size"]
+__all__ = [
+    "CHUNK_PIXELS",
+    "Classifier",
+    "FunctionTarget",
+    "GradientAnswer",
+    "ModuleTarget",
+    "Normalise",
+    "Target",
+    "chunk_size",
+]
 
 CHUNK_PIXELS = 256 * 3 * 96 * 96
 """Input values in one forward pass: bounds memory whatever batch is asked for."""

@@ -189,9 +189,7 @@ def _train(
                     loss = F.cross_entropy(scores.float(), labels)
                     loss.backward()
                     optimizer.step()
-            checkpoint.save(
-                {"epoch": epoch + 1, "model": classifier.state_dict(), "optimizer": optimizer.state_dict()}
-            )
+            checkpoint.save({"epoch": epoch + 1, "model": classifier.state_dict(), "optimizer": optimizer.state_dict()})
             task.advance(loss=loss.item())
 
 

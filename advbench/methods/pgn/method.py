@@ -65,7 +65,7 @@ class PGN(Method):
             trains on the same images. None: ``imagenet``, or ``surrogate`` in the small profile.
         encoder_weights: A local checkpoint for the encoder instead.
         discriminator_weights: A local checkpoint for the discriminator's backbone instead.
-        normalisation: What local checkpoints expect: ``none``, ``imagenet`` or ``half``.
+        backbone_normalisation: What local checkpoints expect: ``none``, ``imagenet`` or ``half``.
         decoder_width: Scales the decoder's channels. None: 1, or 1/4 in the small profile.
         objective: ``least-squares`` (section 3.2) or ``logistic`` (appendix A.2).
         gamma: Weight of the L1 regulariser. None: 0 under a budget; else the paper's, 3 to degrade, 0.0001 to enhance.
@@ -77,6 +77,7 @@ class PGN(Method):
         train_discriminator: ``head``, its new last layer alone, or ``all`` of it.
         label_aware: Whether the discriminator is told an image's true class, having one unit for each.
         initial_scale: Multiplies the generator's last layer at the start.
+        schedule: Of both rates over the epochs: ``constant``, as in the paper, or ``cosine`` to zero.
         averaging: Decay of the moving average of the generator over steps; 0 takes the generator itself.
         patience: Stop after so many epochs without a better validation accuracy.
         valid_pixels: Whether J is kept in [0, 1] while training. None: under a budget.
@@ -87,7 +88,7 @@ class PGN(Method):
     backbone: Literal["imagenet", "surrogate", "scratch"] | None = None
     encoder_weights: Path | None = None
     discriminator_weights: Path | None = None
-    normalisation: Normalisation = "imagenet"
+    backbone_normalisation: Normalisation = "imagenet"
     decoder_width: float | None = Field(default=None, gt=0, le=2)
     objective: Literal["least-squares", "logistic"] | None = None
     gamma: float | None = Field(default=None, ge=0)
@@ -99,7 +100,8 @@ class PGN(Method):
     train_discriminator: Literal["head", "all"] | None = None
     label_aware: bool | None = None
     initial_scale: float | None = Field(default=None, gt=0)
-    averaging: float | None = Field(default=None, ge=0, lt=1)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    averaging: float = Field(default=0.98, ge=0, lt=1)
     patience: int | None = Field(default=None, ge=1)
     valid_pixels: bool | None = None
 
@@ -168,15 +170,14 @@ class PGN(Method):
             batch_size=self.batch_size,
             learning_rate=_set(self.learning_rate),
             discriminator_learning_rate=_set(self.discriminator_learning_rate),
-            averaging=_set(self.averaging),
+            cosine=self.schedule == "cosine",
+            averaging=self.averaging,
             patience=self.patience,
             valid_pixels=_set(self.valid_pixels),
         )
 
     def _generator(self, encoder: Classifier, context: Context) -> Generator:
-        return Generator(
-            encoder_of(encoder), _set(self.decoder_width), context.budget, _set(self.initial_scale)
-        )
+        return Generator(encoder_of(encoder), _set(self.decoder_width), context.budget, _set(self.initial_scale))
 
     def _discriminator_backbone(self, access: Access, context: Context) -> Classifier:
         if self.discriminator != "target":
@@ -200,7 +201,7 @@ class PGN(Method):
 
     def _normalisation(self, weights: Path | None) -> Normalisation:
         if weights is not None:
-            return self.normalisation
+            return self.backbone_normalisation
         return "imagenet" if self.backbone == "imagenet" else "none"
 
     def _notes(self) -> list[str]:
@@ -282,7 +283,6 @@ _RECIPES: Mapping[Goal, Mapping[str, Any]] = {
         "learning_rate": 3e-4,
         "discriminator_learning_rate": 1e-3,
         "initial_scale": 4.0,
-        "averaging": 0.98,
     },
     Goal.ENHANCE: {
         "objective": "least-squares",
@@ -291,6 +291,5 @@ _RECIPES: Mapping[Goal, Mapping[str, Any]] = {
         "learning_rate": 1e-4,
         "discriminator_learning_rate": 3e-4,
         "initial_scale": 0.1,
-        "averaging": 0.98,
     },
 }

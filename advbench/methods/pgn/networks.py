@@ -171,5 +171,3 @@ _FEATURE_PARTS: Sequence[Sequence[str]] = (
     ("layers",),
 )
 """Where torchvision's families keep what comes before the pooling: VGG and kin, ResNet, RegNet, ShuffleNet, MNASNet."""
-
-

@@ -35,6 +35,7 @@ class Recipe:
     batch_size: int
     learning_rate: float
     discriminator_learning_rate: float
+    cosine: bool
     averaging: float
     patience: int | None
     valid_pixels: bool
@@ -102,7 +103,7 @@ class Fit:
             self._resume(checkpoint.load())
         batches = math.ceil(len(self.train.fit) / self.recipe.batch_size)
         with self.context.progress.task("fitting PGN", total=self.recipe.epochs * batches) as task:
-            task.advance(len(self.history) * batches, **(self.history[-1] if self.history else {}))
+            task.advance(len(self.history) * batches)
             clean = self._clean_answers() if not self._is_over() else torch.empty(0)
             while not self._is_over():
                 self._epoch(clean, task)
@@ -126,7 +127,9 @@ class Fit:
         sums = torch.zeros(7, dtype=torch.float64)
         self.generator.train()
         with seeded(self.context.seed, "pgn", "epoch", epoch) as generator:
-            for batch in epoch_batches(len(self.train.fit), self.recipe.batch_size, generator):
+            batches = epoch_batches(len(self.train.fit), self.recipe.batch_size, generator)
+            for batch in batches:
+                self._set_rates(len(batches))
                 rows = self._share(batch)
                 labels = self.train.fit.labels[rows]
                 figures = self.step(self._images(rows), labels.to(self.fabric.device), rows)
@@ -164,9 +167,7 @@ class Fit:
             judged = discriminator.judge(features if frozen_body else discriminator.features(perturbed), labels)
         generator_loss = objective.generator(judged.float())
         l1 = perturbation.abs().mean()
-        self._update(
-            self.generator_optimizer, generator_loss + recipe.gamma * l1, list(self.generator.parameters())
-        )
+        self._update(self.generator_optimizer, generator_loss + recipe.gamma * l1, list(self.generator.parameters()))
         self._freeze(False)
         self.steps += 1
         self._update_average()
@@ -250,6 +251,13 @@ class Fit:
         reduced = cast(Tensor, self.fabric.all_reduce(flat, reduce_op="mean"))
         for gradient, part in zip(gradients, reduced.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    def _set_rates(self, batches: int) -> None:
+        """Follow the schedule: cosine from the first rates to zero at the last step of the last epoch."""
+        done = self.steps / (batches * self.recipe.epochs)
+        share = (1 + math.cos(math.pi * done)) / 2 if self.recipe.cosine else 1.0
+        self.generator_optimizer.param_groups[0]["lr"] = share * self.recipe.learning_rate
+        self.discriminator_optimizer.param_groups[0]["lr"] = share * self.recipe.discriminator_learning_rate
 
     def _update_average(self) -> None:
         """Move the averaged generator towards the current one; the first steps' raw weights are soon forgotten."""

@@ -1,0 +1,238 @@
+"""The command's groups and options."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advbench.cli.options import MethodOptions, describe_attack, target_options, training_of
+from advbench.cli.screen import Screen, errors_in_one_line
+from advbench.registry import ATTACKS, DATASETS
+
+__all__ = ["main"]
+
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("advbench-results"),
+    envvar="ADVBENCH_RESULTS",
+    show_default=True,
+    help="Folder of results.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON, and nothing else.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="advbench")
+def main() -> None:
+    """Measure how far small additive perturbations push an image classifier: worse and better."""
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.option("--attack", required=True, metavar="NAME", help="The method; see 'advbench list attacks'.")
+@target_options
+@click.option("--via", metavar="ARCHITECTURE", help="Perturb against a surrogate that the attacker trains, instead.")
+@click.option("--via-weights", type=click.Path(path_type=Path), help="The surrogate's first weights, a checkpoint.")
+@click.option("--via-normalisation", default="none", show_default=True, help="none, imagenet or half.")
+@click.option("--threat", metavar="NAME", help="Threat model; the least that suffices, if left out.")
+@click.option("--true-labels", is_flag=True, help="Grant the evaluation's true labels as well: an oracle.")
+@click.option("--max-queries", type=click.IntRange(0), metavar="N", help="Most queries for one image in use.")
+@click.option("--max-fit-queries", type=click.IntRange(0), metavar="N", help="Most queries in fitting.")
+@click.option("--goal", type=click.Choice(["degrade", "enhance"]), default="degrade", show_default=True)
+@click.option("--epsilon", metavar="E", help="Largest norm, pixels in [0, 1]: 0.03 or 8/255. Unbounded, if left out.")
+@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True)
+@click.option("--limit", type=int, metavar="N", help="Keep N evaluation images, balanced over the classes.")
+@click.option("--fit-images", type=int, metavar="N", help="Fit the method on N images. All, if left out.")
+@click.option("--batch", default=128, show_default=True, type=click.IntRange(1), help="Evaluation images at a time.")
+@RESULTS
+@JSON
+@click.pass_context
+@errors_in_one_line
+def run(context: click.Context, **given: Any) -> None:
+    """Run one method against one classifier; store, check and show the result.
+
+    Options that are not listed here are the method's own: see 'advbench describe ATTACK'.
+    """
+    from advbench.bench import RunRequest, run_cell
+    from advbench.report import draw_figures, record_summary
+    from advbench.results import ResultStore
+
+    screen = Screen(quiet=given["as_json"])
+    request = RunRequest(**_request(given, MethodOptions(given["attack"], context.args).values))
+    with screen:
+        outcome = run_cell(request, screen)
+    if outcome is None:  # a helper process of a run over several devices
+        return
+    record, store = outcome.record, ResultStore(request.results)
+    figures = draw_figures(record, store)
+    if given["as_json"]:
+        click.echo(record.model_dump_json(indent=2))
+    else:
+        screen.show(record_summary(record))
+        if outcome.from_store:
+            screen.show("answered from the store: this very run was done before")
+        screen.show(f"result {record.key[:10]} in {outcome.folder}")
+        for figure in figures:
+            screen.show(f"figure {figure}")
+    if record.metrics is None:
+        sys.exit(1)
+
+
+def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    from advbench.datasets import DatasetSpec
+    from advbench.runtime import Runtime
+    from advbench.targets import ClassifierSpec, Training
+    from advbench.threat import Budget, parse_epsilon
+
+    epsilon, via = given["epsilon"], given["via"]
+    surrogate = None
+    if via is not None:
+        weights = given["via_weights"]
+        surrogate = ClassifierSpec(
+            architecture=via,
+            init="scratch" if weights is None else str(weights),
+            normalisation=given["via_normalisation"],
+            training=Training(seed=given["seed"]),
+        )
+    return {
+        "attack": given["attack"],
+        "options": options,
+        "via": surrogate,
+        "target": training_of(given),
+        "dataset": DatasetSpec(
+            name=given["dataset"],
+            image_size=given["image_size"],
+            folder=given["data"],
+            download=given["download"],
+            limit=given["limit"],
+            fit_images=given["fit_images"],
+            class_seed=given["class_seed"],
+        ),
+        "budget": Budget(norm=given["norm"], epsilon=None if epsilon is None else parse_epsilon(epsilon)),
+        "runtime": Runtime(device=given["device"], devices=given["devices"], precision=given["precision"]),
+        "batch_size": given["batch"],
+        **{name: given[name] for name in _PASSED_ON},
+    }
+
+
+_PASSED_ON = ("threat", "true_labels", "max_queries", "max_fit_queries", "goal", "seed", "results")
+
+
+@main.command()
+@target_options
+@errors_in_one_line
+def train(**given: Any) -> None:
+    """Train a target as the paper does, keep it, and say how good it is. What is kept is never trained again."""
+    from advbench.bench import make_target
+    from advbench.datasets import DatasetSpec, load_dataset
+    from advbench.metrics import proportion
+    from advbench.report.tables import with_interval
+    from advbench.runtime import Runtime
+
+    screen = Screen()
+    spec = DatasetSpec(
+        name=given["dataset"],
+        image_size=given["image_size"],
+        folder=given["data"],
+        download=given["download"],
+        class_seed=given["class_seed"],
+    )
+    runtime = Runtime(device=given["device"], devices=given["devices"], precision=given["precision"])
+    with screen:
+        dataset = load_dataset(spec)
+        target = make_target(training_of(given), dataset, runtime, screen)
+        for part in (dataset.validation, dataset.evaluation):
+            hits = [
+                target.labels(part.images(rows)).eq(part.labels[rows])
+                for rows in part.rows.new_tensor(range(len(part))).split(256)
+            ]
+            share = proportion(hits[0].new_tensor([hit for piece in hits for hit in piece.tolist()]).numpy())
+            name = "evaluation" if part is dataset.evaluation else "validation"
+            screen.show(
+                f"{name} accuracy {with_interval(share.value, (share.low, share.high))} over {len(part)} images"
+            )
+    screen.show(f"target {target.name}, fingerprint {target.fingerprint}")
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(["attacks", "targets", "datasets", "threats", "results"]))
+@RESULTS
+@errors_in_one_line
+def list_(what: str, results: Path) -> None:
+    """List what there is."""
+    screen = Screen()
+    if what == "attacks":
+        screen.pairs((name, entry.summary) for name, entry in ATTACKS.entries.items())
+    elif what == "datasets":
+        screen.pairs((name, entry.summary) for name, entry in DATASETS.entries.items())
+    elif what == "threats":
+        from advbench.threat import THREATS
+
+        screen.pairs((name, ", ".join(sorted(threat.perturb))) for name, threat in THREATS.items())
+    elif what == "targets":
+        from advbench.targets import known_architectures
+
+        screen.show("\n".join([*known_architectures(), "timm:NAME", "MODULE:FACTORY"]))
+    else:
+        from advbench.report import records_table
+        from advbench.results import ResultStore
+
+        screen.show(records_table(ResultStore(results).records()))
+
+
+@main.command()
+@click.argument("attack")
+@errors_in_one_line
+def describe(attack: str) -> None:
+    """Show a method: what it is, and its options for 'advbench run'."""
+    Screen().show(describe_attack(attack))
+
+
+@main.command()
+@click.argument("result")
+@RESULTS
+@JSON
+@errors_in_one_line
+def show(result: str, results: Path, as_json: bool) -> None:
+    """Show a stored result; RESULT is its key or the beginning of it."""
+    from advbench.report import draw_figures, record_summary
+    from advbench.results import ResultStore
+
+    store = ResultStore(results)
+    record = store.find(result)
+    figures = draw_figures(record, store)
+    if as_json:
+        click.echo(record.model_dump_json(indent=2))
+        return
+    screen = Screen()
+    screen.show(record_summary(record))
+    screen.show(f"result {record.key[:10]} in {store.folder(record.key)}")
+    for figure in figures:
+        screen.show(f"figure {figure}")
+
+
+@main.command()
+@click.argument("result")
+@RESULTS
+@JSON
+@errors_in_one_line
+def verify(result: str, results: Path, as_json: bool) -> None:
+    """Compute a stored result again and say whether it holds; exits with 1 where it does not."""
+    from advbench.bench import verify_result
+    from advbench.results import ResultStore
+
+    store = ResultStore(results)
+    record = store.find(result)
+    screen = Screen(quiet=as_json)
+    with screen:
+        verdict = verify_result(record, store, screen)
+    if as_json:
+        click.echo(json.dumps(vars(verdict), indent=2))
+    else:
+        screen.show(f"result {record.key[:10]} {'holds' if verdict.holds else 'does NOT hold'} (from {verdict.source})")
+        for finding in verdict.findings:
+            screen.show(f"- {finding}")
+    if not verdict.holds:
+        sys.exit(1)

@@ -1,0 +1,155 @@
+"""Options that several commands share, and those that come from a method's own fields."""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from advbench.errors import InvalidConfig, UnknownName
+from advbench.registry import ATTACKS
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from advbench.targets import ClassifierSpec
+
+__all__ = ["MethodOptions", "describe_attack", "target_options", "training_of"]
+
+_TARGET_OPTIONS = (
+    click.option("--target", required=True, metavar="NAME", help="torchvision name, timm:NAME or MODULE:FACTORY."),
+    click.option("--init", default="scratch", show_default=True, help="scratch, imagenet, or a checkpoint's path."),
+    click.option("--target-normalisation", type=click.Choice(["none", "imagenet", "half"]),
+                 help="Put inside the target. imagenet with --init imagenet or folders of images, else none."),
+    click.option("--target-images", type=int, metavar="N", help="Fit images that the target sees. All, if left out."),
+    click.option("--target-epochs", type=click.IntRange(0), help="20, or 0 for a checkpoint or one's own factory."),
+    click.option("--target-lr", default=5e-4, show_default=True, help="Adam's rate for the target."),
+    click.option("--target-batch", default=64, show_default=True, type=click.IntRange(2), help="Images a step."),
+    click.option("--dataset", default="digits", show_default=True, help="See 'advbench list datasets'."),
+    click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True, envvar="ADVBENCH_DATA",
+                 help="Folder of the dataset's files."),
+    click.option("--download", is_flag=True, help="Fetch a torchvision dataset that is missing."),
+    click.option("--image-size", type=int, metavar="PX", help="Scale images. The dataset's own size, if left out."),
+    click.option("--class-seed", default=0, show_default=True, help="Which classes imagenet-N draws."),
+    click.option("--seed", default=0, show_default=True, help="Of everything random."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    click.option("--devices", default=1, show_default=True, type=click.IntRange(1), help="Share each batch among N."),
+    click.option("--precision", default="32-true", show_default=True,
+                 type=click.Choice(["32-true", "bf16-mixed", "16-mixed"]), help="Of fitting; scoring is float32."),
+)  # fmt: skip
+
+
+def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every command that makes a target takes."""
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(_TARGET_OPTIONS), command)
+
+
+def training_of(given: dict[str, Any]) -> "ClassifierSpec":
+    """The target's specification from the command line's values."""
+    from advbench.targets import ClassifierSpec, Training
+
+    architecture, init = given["target"], given["init"]
+    own = ":" in architecture and not architecture.startswith("timm:")
+    epochs = given["target_epochs"]
+    if epochs is None:
+        epochs = 0 if own or init not in ("scratch", "imagenet") else 20
+    folders = given["dataset"].startswith("image")
+    normalisation = given["target_normalisation"] or ("imagenet" if init == "imagenet" or folders else "none")
+    return ClassifierSpec(
+        architecture=architecture,
+        init=init,
+        normalisation=normalisation,
+        training=Training(
+            epochs=epochs,
+            images=given["target_images"],
+            learning_rate=given["target_lr"],
+            batch_size=given["target_batch"],
+            precision=given["precision"],
+            seed=given["seed"],
+        ),
+    )
+
+
+class MethodOptions:
+    """A method's own options, read from what the command did not know.
+
+    Args:
+        attack: The method's name.
+        arguments: ``--name value``, ``--name=value``, or ``--flag`` / ``--no-flag`` for truth values.
+
+    Raises:
+        UnknownName: The method has no such option; the nearest of all is suggested.
+        InvalidConfig: An option lacks its value.
+    """
+
+    def __init__(self, attack: str, arguments: Sequence[str]) -> None:
+        fields = ATTACKS.load(attack).model_fields
+        self._types = {_option(name, field): field.annotation for name, field in fields.items()}
+        self.values: dict[str, Any] = {}
+        words = list(arguments)
+        while words:
+            word = words.pop(0)
+            if not word.startswith("--"):
+                raise InvalidConfig(f"unexpected '{word}': options are written --name value")
+            name, equals, value = word[2:].partition("=")
+            flag = name.removeprefix("no-")
+            if not equals and self._is_flag(flag):
+                self._set(flag, flag == name)
+                continue
+            self._check(attack, name)
+            if not equals:
+                if not words:
+                    raise InvalidConfig(f"--{name} needs a value")
+                value = words.pop(0)
+            self._set(name, value)
+
+    def _check(self, attack: str, name: str) -> None:
+        if name in self._types:
+            return
+        context = click.get_current_context(silent=True)
+        general = [option for parameter in (context.command.params if context else []) for option in parameter.opts]
+        own = [f"--{known}" for known in self._types]
+        raise UnknownName(f"option of 'advbench run --attack {attack}'", f"--{name}", [*own, *general])
+
+    def _is_flag(self, name: str) -> bool:
+        annotation = self._types.get(name)
+        return annotation is bool or bool in get_args(annotation)
+
+    def _set(self, name: str, value: Any) -> None:
+        self.values[name.replace("-", "_")] = value
+
+
+def _option(name: str, field: Any) -> str:
+    return str(field.alias or name).replace("_", "-")
+
+
+def describe_attack(attack: str) -> "RenderableType":
+    """A method's description and a table of its options, from its docstring and fields."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    entry, kind = ATTACKS.entry(attack), ATTACKS.load(attack)
+    text, _, _ = kind.__doc__.partition("    Args:")
+    meanings = _meanings(kind)
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("option", "default", "meaning"):
+        table.add_column(column, no_wrap=column == "option")
+    for name, field in kind.model_fields.items():
+        default = entry.presets.get(name, field.default)
+        table.add_row(f"--{_option(name, field)}", "-" if default is None else str(default), meanings.get(name, ""))
+    lines = [line.removeprefix("    ") for line in text.strip().splitlines()]
+    return Group(Text(f"{attack}: {entry.summary}\n", style="bold"), Text("\n".join(lines)), table)
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """Each field's line under 'Args:' in the docstrings of a class and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        _, _, arguments = (base.__doc__ or "").partition("Args:\n")
+        for name, meaning in re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", arguments, flags=re.MULTILINE):
+            found[name] = re.sub(r"\s+", " ", meaning.replace("``", ""))
+    return found

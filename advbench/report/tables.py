@@ -1,0 +1,137 @@
+"""Terminal tables, from records alone."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from advbench.results import CellRecord, Metrics
+from advbench.types import Goal
+
+__all__ = ["accuracy_table", "record_summary", "records_table"]
+
+ARROWS = {Goal.DEGRADE: "lower is stronger", Goal.ENHANCE: "higher is stronger"}
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one decimal."""
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    """A fraction with its 95% interval, as percentages."""
+    if value is None or interval is None:
+        return "-"
+    return f"{100 * value:5.1f}%  [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def record_summary(record: CellRecord) -> RenderableType:
+    """All that one result says, as a reader wants it: what was run, the accuracies, the sizes, the cost, the notes."""
+    parts: list[RenderableType] = [_headline(record)]
+    if record.metrics is None:
+        parts.append(Text(f"{record.status}: {record.reason}", style="bold red"))
+    else:
+        parts += [accuracy_table(record.spec.goal, record.metrics), _figures(record.metrics)]
+    parts += [Text(f"note: {note}", style="yellow") for note in record.notes]
+    return Group(*parts)
+
+
+def _headline(record: CellRecord) -> Text:
+    spec = record.spec
+    made = spec.target.made_from
+    via = spec.parameters.get("surrogate")
+    seen = made["training"]["images"]
+    lines = [
+        f"{spec.attack}{' via ' + via['architecture'] if via else ''}  {spec.goal}  "
+        f"{spec.budget}  threat {spec.threat.name}  seed {spec.seed}",
+        f"target {spec.target.name} ({made['init']}, saw {'all' if seen is None else seen} fit images)  "
+        f"dataset {spec.dataset.name} {spec.dataset.image_size} px, {spec.dataset.evaluation_images} evaluation images",
+    ]
+    return Text("\n".join(lines), style="bold")
+
+
+def accuracy_table(goal: Goal, metrics: Metrics) -> Table:
+    """Accuracy and mAP of the four versions of the images."""
+    table = Table(box=SIMPLE_HEAD, title=f"the target's accuracy ({ARROWS[goal]})", title_justify="left")
+    table.add_column("images")
+    table.add_column("accuracy  [95% interval]")
+    table.add_column("mAP", justify="right")
+    versions = (
+        ("clean", "clean"),
+        ("raw: as the method returned them", "raw"),
+        ("valid: clipped to [0, 1]", "valid"),
+        ("8-bit: rounded to 256 levels", "uint8"),
+    )
+    for words, name in versions:
+        average = getattr(metrics, f"{name}_map")
+        table.add_row(
+            words,
+            with_interval(getattr(metrics, f"{name}_accuracy"), getattr(metrics, f"{name}_accuracy_interval")),
+            "-" if average is None else f"{average:.3f}",
+        )
+    return table
+
+
+def _figures(metrics: Metrics) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 1))
+    correct = with_interval(metrics.fooling_rate_of_correct, metrics.fooling_rate_of_correct_interval)
+    rows = (
+        ("predicted class changed", f"{with_interval(metrics.fooling_rate, metrics.fooling_rate_interval)} of all"),
+        ("right before, wrong after", f"{correct} of those right before"),
+        ("turned", f"{metrics.wrong_to_right} wrong to right, {metrics.right_to_wrong} right to wrong"),
+        (
+            "mean perturbation",
+            f"L1 {metrics.mean_l1:.1f} ({metrics.mean_l1_per_pixel:.4f} a pixel)  L2 {metrics.mean_l2:.3f}  "
+            f"Linf {metrics.mean_linf:.4f}  RMSD {metrics.mean_rmsd:.4f}",
+        ),
+        (
+            "mean likeness",
+            f"PSNR {'-' if metrics.mean_psnr is None else f'{metrics.mean_psnr:.1f} dB'}  SSIM {metrics.mean_ssim:.3f}",
+        ),
+        (
+            "asked of the target",
+            f"fit {metrics.fit.queries:,} queries, {metrics.fit.gradients:,} gradients; "
+            f"use {metrics.perturb.queries_per_image:g} and {metrics.perturb.gradients_per_image:g} an image",
+        ),
+        ("time", f"fit {metrics.fit_seconds:.1f} s, use {metrics.ms_per_image:.2f} ms an image"),
+    )
+    for name, value in rows:
+        table.add_row(Text(name, style="dim"), value)
+    return table
+
+
+def records_table(records: Iterable[CellRecord]) -> Table:
+    """One row a result."""
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("result", "attack", "target", "dataset", "goal", "budget", "threat", "seed"):
+        table.add_column(name, no_wrap=name == "result")
+    for name in ("clean", "raw", "valid"):
+        table.add_column(name, justify="right")
+    table.add_column("status")
+    for record in records:
+        table.add_row(*_row(record))
+    return table
+
+
+def _row(record: CellRecord) -> Sequence[str]:
+    spec, metrics = record.spec, record.metrics
+    accuracies = (
+        ("-", "-", "-")
+        if metrics is None
+        else tuple(map(percent, (metrics.clean_accuracy, metrics.raw_accuracy, metrics.valid_accuracy)))
+    )
+    via = spec.parameters.get("surrogate")
+    return (
+        record.key[:10],
+        spec.attack + (f" via {via['architecture']}" if via else ""),
+        spec.target.name,
+        spec.dataset.name,
+        str(spec.goal),
+        str(spec.budget),
+        spec.threat.name,
+        str(spec.seed),
+        *accuracies,
+        str(record.status),
+    )
