@@ -18,7 +18,7 @@ class Progress(Protocol):
     """Where work is announced."""
 
     @contextmanager
-    def task(self, name: str, total: int) -> Iterator[Task]:
+    def task(self, name: str, total: int) -> Iterator[Task]:  # noqa: ARG002
         """Announce work of ``total`` steps for as long as the context lasts."""
         yield _NOWHERE
 

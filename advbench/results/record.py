@@ -115,8 +115,8 @@ class Phase(_Model):
 class Metrics(_Model):
     """What was found. Accuracies and rates are fractions; intervals are Wilson's at 95%.
 
-    ``raw`` is what the method returned, ``valid`` the same clipped to [0, 1], ``uint8`` that rounded to 8 bits. Each was
-    scored in a pass of its own by the target in float32.
+    ``raw`` is what the method returned, ``valid`` the same clipped to [0, 1], ``uint8`` that rounded to 8 bits. Each
+    was scored in a pass of its own by the target in float32.
 
     Args:
         clean_accuracy: On the images as they are.

@@ -59,7 +59,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint's tensors by name, as float32, without running anything in it.
 
     Args:
-        path: ``.safetensors``, or ``.pth`` / ``.pt`` that holds a plain state dict, also under ``state_dict`` or ``model``.
+        path: ``.safetensors``, or ``.pth`` / ``.pt`` that holds a state dict, also under ``state_dict`` or ``model``.
 
     Raises:
         InvalidWeights: It is missing, damaged, holds more than tensors, or is not finite.

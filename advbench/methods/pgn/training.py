@@ -88,12 +88,11 @@ class Fit:
         self.best_epoch = 0
         self.steps = 0
         self.judged = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
-        self.generator_optimizer = fabric.setup_optimizers(
-            torch.optim.Adam(self.generator.parameters(), lr=self.recipe.learning_rate, fused=True)
-        )
-        self.discriminator_optimizer = fabric.setup_optimizers(
-            torch.optim.Adam(self.judged, lr=self.recipe.discriminator_learning_rate, fused=True)
-        )
+        self.generator_optimizer = self._optimizer(self.generator.parameters())
+        self.discriminator_optimizer = self._optimizer(self.judged)
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Any:
+        return self.fabric.setup_optimizers(torch.optim.Adam(parameters, fused=True))
 
     def run(self) -> None:
         """Train until the last epoch, or until ``patience`` epochs brought nothing; resume where a kill left off."""
