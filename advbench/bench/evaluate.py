@@ -135,9 +135,8 @@ def evaluate(
         for name, values in (before | after | valid | rounded | sizes | {"ssim": ssim}).items():
             columns[name].append(values.numpy())
         labels = images.labels[rows]
-        examples.offer(
-            rows, before["clean_prediction"] == labels, valid["valid_prediction"] == labels, clean, perturbed
-        )
+        was_right, is_right = before["clean_prediction"] == labels, valid["valid_prediction"] == labels
+        examples.offer(rows, was_right, is_right, clean, perturbed)
         if keep:
             kept.append(perturbed)
         advance(len(rows))

@@ -70,7 +70,7 @@ class Screen:
 
     def say(self, message: str) -> None:
         """Show one line on standard error."""
-        self._errors.print(message, style="yellow", highlight=False)
+        self._errors.print(message, style="yellow", highlight=False, soft_wrap=True)
 
     def show(self, what: "RenderableType") -> None:
         """Print a result on standard output."""

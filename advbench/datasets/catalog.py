@@ -74,7 +74,9 @@ def load_digits_dataset(spec: DatasetSpec) -> Dataset:
     raw = load_digits()
     grey = torch.from_numpy(raw.images).float().div(16)[:, None]
     size = spec.image_size or 32
-    pixels = F.interpolate(grey, size=(size, size), mode="bilinear", align_corners=False)
+    # Enlarged without smoothing: interpolated digits have no fine detail at all, and networks that never saw any lose
+    # half of their accuracy to noise of a tenth of the pixel range.
+    pixels = F.interpolate(grey, size=(size, size), mode="nearest-exact")
     array = pixels.mul(255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
     labels = torch.from_numpy(raw.target).long()
     ids = ArrayPixels((grey * 255).round().to(torch.uint8)).content_ids()

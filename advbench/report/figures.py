@@ -29,12 +29,8 @@ def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
     if examples:
         samples = store.samples(record)
         rows = examples["rows"].tolist()
-        predictions = [
-            tuple(
-                record.classes[samples[name][row].as_py()] for name in ("label", "clean_prediction", "valid_prediction")
-            )
-            for row in rows
-        ]
+        columns = [samples[name] for name in ("label", "clean_prediction", "valid_prediction")]
+        predictions = [tuple(record.classes[column[row].as_py()] for column in columns) for row in rows]
         figures["triplets"] = triplets(examples["clean"], examples["perturbed"], predictions)
     if record.history:
         figures["convergence"] = convergence(record)
@@ -64,7 +60,7 @@ def triplets(clean: Tensor, perturbed: Tensor, predictions: Sequence[tuple[str, 
     count = min(len(clean), MOST_TRIPLETS)
     columns = 2 if count > 1 else 1
     rows = -(-count // columns)
-    figure = _figure(3.9 * columns, 1.62 * rows + 0.3)
+    figure = _figure(3.9 * columns, 1.45 * rows)
     grid = figure.add_gridspec(rows, columns * 3)
     delta = (perturbed - clean)[:count]
     factor = _amplification(delta)
@@ -134,5 +130,5 @@ def convergence(record: CellRecord) -> "Figure":
         if len(axes.get_lines()) > 1:
             axes.legend(fontsize=8, frameon=False)
         if axes is not accuracy:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     return figure

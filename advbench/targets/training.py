@@ -119,7 +119,8 @@ def make_classifier(
             f"{spec.architecture} with --init {spec.init} has no head for {classes} classes and 0 epochs to train "
             "one: give it epochs, or a checkpoint of a classifier for these classes"
         )
-    return classifier.eval().requires_grad_(False)
+    # One memory format, trained here or cached: another would round differently, and results would not be equal.
+    return classifier.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def _initialise(network: nn.Module, spec: ClassifierSpec) -> bool:

@@ -63,6 +63,7 @@ class PGN(Method):
             ResNet-101, or ResNet-18 in the small profile; never the target's own architecture.
         backbone: First weights of both: ``imagenet``, ``scratch``, or ``surrogate``, classifiers that the attacker
             trains on the same images. None: ``imagenet``, or ``surrogate`` in the small profile.
+        surrogate_epochs: How long a surrogate is trained.
         encoder_weights: A local checkpoint for the encoder instead.
         discriminator_weights: A local checkpoint for the discriminator's backbone instead.
         backbone_normalisation: What local checkpoints expect: ``none``, ``imagenet`` or ``half``.
@@ -86,6 +87,7 @@ class PGN(Method):
     encoder: str | None = None
     discriminator: str | None = None
     backbone: Literal["imagenet", "surrogate", "scratch"] | None = None
+    surrogate_epochs: int = Field(default=20, ge=1)
     encoder_weights: Path | None = None
     discriminator_weights: Path | None = None
     backbone_normalisation: Normalisation = "imagenet"
@@ -189,7 +191,7 @@ class PGN(Method):
         """A classifier whose body serves as a backbone, with weights of its own."""
         name = _set(architecture)
         if weights is None and self.backbone == "surrogate":
-            return context.surrogate(surrogate_spec(name, context.seed))
+            return context.surrogate(surrogate_spec(name, context.seed, self.surrogate_epochs))
         network = build_network(name, context.num_classes, context.image_size)
         if weights is not None:
             load_into(network, read_state(weights), source=str(weights))
@@ -240,9 +242,9 @@ class FittedPGN:
         return self.remarks
 
 
-def surrogate_spec(architecture: str, seed: int) -> ClassifierSpec:
+def surrogate_spec(architecture: str, seed: int, epochs: int) -> ClassifierSpec:
     """What the attacker trains where ImageNet weights cannot be had."""
-    return ClassifierSpec(architecture=architecture, training=Training(seed=seed))
+    return ClassifierSpec(architecture=architecture, training=Training(seed=seed, epochs=epochs))
 
 
 def _other_than(architecture: str, *, small: bool) -> str:

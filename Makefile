@@ -1,0 +1,31 @@
+# Two commands do all the set-up: `make run` (the main job on the embedded dataset) and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check slow clean
+
+run: .venv/installed
+	$(BIN)/advbench run --attack pgn-b --target densenet169 --epsilon 0.3
+
+test: .venv/installed-dev
+	$(BIN)/pytest
+
+slow: .venv/installed-dev
+	$(BIN)/pytest -m slow --timeout 1800
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

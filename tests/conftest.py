@@ -1,0 +1,54 @@
+"""What the tests share: small real targets, quick runs, and a home that is never the user's."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from advbench.datasets import Dataset, DatasetSpec, load_dataset
+from advbench.progress import SILENT
+from advbench.runtime import Runtime
+from advbench.targets import ClassifierSpec, ModuleTarget, Training, make_classifier
+
+CPU = Runtime(device="cpu")
+QUICK = ClassifierSpec(architecture="resnet18", training=Training(epochs=3, images=600))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for the whole session, so that each classifier is trained once."""
+    folder = tmp_path_factory.mktemp("home")
+    before = os.environ.get("ADVBENCH_HOME")
+    os.environ["ADVBENCH_HOME"] = str(folder)
+    yield folder
+    os.environ.pop("ADVBENCH_HOME")
+    if before is not None:
+        os.environ["ADVBENCH_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_dataset(DatasetSpec(limit=100))
+
+
+@pytest.fixture(scope="session")
+def target(digits: Dataset) -> ModuleTarget:
+    """A ResNet-18 that knows most digits."""
+    module = make_classifier(QUICK, digits, CPU, SILENT)
+    assert isinstance(module, torch.nn.Module)
+    return ModuleTarget(module, 10, "resnet18", "resnet18")
+
+
+@pytest.fixture
+def linear_target() -> Callable[..., ModuleTarget]:
+    """A linear classifier on small images, whose gradients and distances are known exactly."""
+
+    def make(classes: int = 5, size: int = 4, seed: int = 0) -> ModuleTarget:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
+        return ModuleTarget(module, classes, "linear", "linear")
+
+    return make

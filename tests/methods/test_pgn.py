@@ -1,0 +1,364 @@
+"""PGN: the networks are the paper's, a step is Algorithm 1, and a killed fit ends in the same numbers."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advbench.access import QueryLedger, fit_access
+from advbench.bench import build_method
+from advbench.checkpoint import Checkpoint
+from advbench.datasets import Dataset
+from advbench.errors import FitDiverged, InvalidConfig
+from advbench.methods import Context, Setting, TrainingImages
+from advbench.methods.pgn import (
+    DECODER_CHANNELS,
+    OBJECTIVES,
+    PGN,
+    Discriminator,
+    Fit,
+    Generator,
+    LeastSquares,
+    Logistic,
+    goal_met,
+)
+from advbench.methods.pgn.networks import encoder_of
+from advbench.runtime import Runtime
+from advbench.targets import Classifier, ModuleTarget, build_network
+from advbench.threat import THREATS, Budget
+from advbench.types import Capability, Goal, Norm
+
+UNBOUNDED = Budget()
+
+
+def classifier(architecture: str = "resnet18", classes: int = 10) -> Classifier:
+    return Classifier(build_network(architecture, classes, 64), torch.nn.Identity())
+
+
+def generator(budget: Budget = UNBOUNDED, width: float = 1 / 32, architecture: str = "resnet18") -> Generator:
+    torch.manual_seed(0)
+    return Generator(encoder_of(classifier(architecture)), width, budget, 1.0)
+
+
+class TestGenerator:
+    def test_the_papers_decoder(self) -> None:
+        """Section 3.4: 13 transposed convolutions, five of stride 2, with these channels; about 98 million weights."""
+        with torch.device("meta"):
+            network = build_network_meta()
+        layers = [layer for layer in network.decoder if isinstance(layer, torch.nn.ConvTranspose2d)]
+        assert [layer.in_channels for layer in layers] == [2048, *DECODER_CHANNELS[:-1]]
+        assert [layer.out_channels for layer in layers] == [
+            2048, 1024, 512, 512, 256, 256, 256, 128, 128, 128, 64, 64, 3,
+        ]  # fmt: skip
+        assert [layer.kernel_size[0] for layer in layers] == [4, 3, 3] * 4 + [4]
+        assert [layer.stride[0] for layer in layers] == [2, 1, 1] * 4 + [2]
+        assert sum(parameter.numel() for parameter in network.decoder.parameters()) / 1e6 == pytest.approx(98, abs=1)
+
+    @pytest.mark.parametrize("size", [28, 32, 33, 63, 64, 96, 100])
+    @pytest.mark.parametrize("architecture", ["resnet18", "vgg11", "squeezenet1_1", "densenet121", "mobilenet_v2"])
+    def test_its_output_has_the_images_size(self, architecture: str, size: int) -> None:
+        images = torch.rand(2, 3, size, size)
+        assert generator(architecture=architecture).eval()(images).shape == images.shape
+
+    def test_rectangles_too(self) -> None:
+        assert generator().eval()(torch.rand(1, 3, 40, 70)).shape == (1, 3, 40, 70)
+
+    @settings(deadline=None, max_examples=20)
+    @given(st.floats(1e-3, 1.0), st.floats(0.01, 1e4))
+    def test_budgets_are_kept_by_construction(self, epsilon: float, scale: float) -> None:
+        images = torch.rand(3, 3, 32, 32)
+        for norm, order in ((Norm.LINF, float("inf")), (Norm.L2, 2.0)):
+            bounded = generator(Budget(norm=norm, epsilon=epsilon)).eval()
+            with torch.no_grad():
+                bounded.decoder[-1].weight.mul_(scale)  # type: ignore[operator, union-attr]
+                sizes = bounded(images).flatten(1).norm(p=order, dim=1)
+            assert (sizes <= epsilon * (1 + 1e-5)).all()
+
+    def test_a_network_without_a_feature_map_is_refused(self) -> None:
+        with pytest.raises(InvalidConfig, match="cannot serve as an encoder|no feature map"):
+            encoder_of(classifier("vit_b_16"))
+
+
+def build_network_meta() -> Generator:
+    """The paper's generator without its numbers, so that it costs nothing."""
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            import torchvision
+
+            self.body = torch.nn.Sequential(*list(torchvision.models.resnet50().children())[:-2])
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = self.body(images)
+            return features
+
+    return Generator(Encoder(), 1.0, UNBOUNDED, 1.0)
+
+
+class TestDiscriminator:
+    @pytest.mark.parametrize("architecture", ["resnet18", "vgg11", "densenet121", "mobilenet_v2", "squeezenet1_1"])
+    def test_it_has_one_unit_and_a_frozen_backbone(self, architecture: str) -> None:
+        judge = Discriminator(classifier(architecture), classes=0, trained="head")
+        images, labels = torch.rand(3, 3, 64, 64), torch.tensor([0, 1, 2])
+        assert judge(images, labels).shape == (3,)
+        assert torch.equal(judge(images, labels), judge(images, labels.flip(0))), "it must not see the label"
+        trained = [name for name, parameter in judge.named_parameters() if parameter.requires_grad]
+        assert trained == ["head.weight", "head.bias"]
+        assert not any(module.training for module in judge.modules())
+
+    def test_a_label_aware_one_starts_as_the_classifier_it_is_made_of(self) -> None:
+        network = classifier().eval()
+        images, labels = torch.rand(4, 3, 64, 64), torch.tensor([3, 1, 4, 1])
+        expected = network(images).gather(1, labels[:, None])[:, 0]
+        judge = Discriminator(network, classes=10, trained="all")
+        assert torch.allclose(judge(images, labels), expected, atol=1e-5)
+        assert all(parameter.requires_grad for parameter in judge.parameters())
+
+
+class TestObjectives:
+    LOGITS = torch.tensor([-2.0, 0.0, 3.0])
+    G = torch.tensor([1.0, 0.0, 1.0])
+
+    def test_the_target_variable(self) -> None:
+        predicted, labels = torch.tensor([1, 2, 3]), torch.tensor([1, 0, 3])
+        assert goal_met(predicted, labels, Goal.ENHANCE).tolist() == [1, 0, 1]  # equation 4
+        assert goal_met(predicted, labels, Goal.DEGRADE).tolist() == [0, 1, 0]  # equation 10
+
+    def test_least_squares_is_equations_7_and_8(self) -> None:
+        judged = self.LOGITS.sigmoid()
+        expected = 0.5 * ((judged[0] - 1) ** 2 + judged[1] ** 2 + (judged[2] - 1) ** 2) / 3
+        assert torch.allclose(LeastSquares().discriminator(self.LOGITS, self.G), expected)
+        assert torch.allclose(LeastSquares().generator(self.LOGITS), 0.5 * ((judged - 1) ** 2).mean())
+
+    def test_logistic_is_equations_25_and_26(self) -> None:
+        judged = self.LOGITS.sigmoid()
+        expected = -0.5 * (judged[0].log() + (1 - judged[1]).log() + judged[2].log()) / 3
+        assert torch.allclose(Logistic().discriminator(self.LOGITS, self.G), expected)
+        assert torch.allclose(Logistic().generator(self.LOGITS), -0.5 * judged.log().mean())
+
+    @pytest.mark.parametrize("name", OBJECTIVES)
+    def test_an_optimal_discriminator_is_the_share_of_met_goals(self, name: str) -> None:
+        """Propositions 1 and 3: for samples it cannot tell apart, the best D is p(g = 1)."""
+        g = (torch.arange(1000) < 300).float()
+        logit = torch.zeros((), requires_grad=True)
+        for _ in range(400):
+            (gradient,) = torch.autograd.grad(OBJECTIVES[name].discriminator(logit.expand(1000), g), logit)
+            logit = (logit - 10 * gradient).detach().requires_grad_()
+        assert logit.sigmoid().item() == pytest.approx(0.3, abs=1e-3)
+
+    def test_only_the_logistic_generator_keeps_its_gradient_where_d_is_near_zero(self) -> None:
+        gradients = {}
+        for name, objective in OBJECTIVES.items():
+            logit = torch.tensor([-8.0], requires_grad=True)
+            gradients[name] = torch.autograd.grad(objective.generator(logit), logit)[0].abs().item()
+        assert gradients["least-squares"] < 1e-3 < 0.4 < gradients["logistic"]
+
+
+class Setup:
+    """A small fit on real digits."""
+
+    def __init__(self, digits: Dataset, target: ModuleTarget, goal: Goal = Goal.DEGRADE, **options: Any) -> None:
+        self.target = target
+        budget = Budget(epsilon=0.3)
+        chosen: dict[str, Any] = {"backbone": "scratch", "epochs": 3, "decoder_width": 0.02, "batch_size": 32} | options
+        setting = Setting(goal, budget, 32, target.architecture)
+        self.method = build_method("pgn-b", chosen).resolve(setting)
+        self.train = TrainingImages(digits.fit.first(96, seed=1, what=""), digits.validation.first(30, seed=1, what=""))
+        self.context = Context(goal, budget, 0, 32, 10, runtime=Runtime(device="cpu"), identity="test")
+        self.labels = torch.cat([self.train.fit.labels, self.train.validation.labels])
+        self.ledger = QueryLedger(len(self.labels))
+
+    def access(self) -> Any:
+        self.ledger = QueryLedger(len(self.labels))
+        return fit_access(self.target, THREATS["black-box-labels"], self.ledger, self.labels)
+
+    def fit(self, work: Path | None = None) -> Any:
+        return self.method.fit(self.access(), self.train, replace(self.context, work=work))
+
+
+class TestStep:
+    """Algorithm 1, line by line, against a plain transcription."""
+
+    @pytest.mark.parametrize("trained", ["head", "all"])
+    @pytest.mark.parametrize("objective", OBJECTIVES)
+    def test_a_step_is_algorithm_1(self, trained: str, objective: str, digits: Dataset, target: ModuleTarget) -> None:
+        setup = Setup(digits, target, objective=objective, train_discriminator=trained, schedule="constant", gamma=0.5)
+        method = setup.method
+        assert isinstance(method, PGN)
+        torch.manual_seed(0)
+        networks = (generator(Budget(epsilon=0.3)), Discriminator(classifier(), classes=0, trained=trained))
+        g_network, d_network = copy.deepcopy(networks)
+        fit = Fit(*networks, method._recipe(), setup.access(), setup.train, setup.context)
+        fit._set_rates(3)
+        rows = torch.arange(16)
+        images, labels = setup.train.fit.images(rows), setup.train.fit.labels[rows]
+        fit.generator.train()
+        figures = fit.step(images, labels, rows)
+
+        g_network.train()
+        learnt = [parameter for parameter in d_network.parameters() if parameter.requires_grad]
+        g_rate, d_rate = method.learning_rate or 0, method.discriminator_learning_rate or 0
+        g_optimizer = torch.optim.Adam(g_network.parameters(), lr=g_rate)
+        d_optimizer = torch.optim.Adam(learnt, lr=d_rate)
+        losses = OBJECTIVES[objective]
+        m = g_network(images)  # lines 5 to 10
+        j = (images + m).clamp(0, 1)
+        r = target.labels(j)
+        discriminator_loss = losses.discriminator(d_network(j.detach(), labels), goal_met(r, labels, Goal.DEGRADE))
+        discriminator_loss.backward()
+        d_optimizer.step()
+        l1 = m.abs().mean()  # lines 11 to 13
+        generator_loss = losses.generator(d_network(j, labels))
+        (generator_loss + 0.5 * l1).backward()
+        g_optimizer.step()
+
+        assert torch.equal(figures.answers, r)
+        assert figures.discriminator_loss.item() == pytest.approx(discriminator_loss.item(), rel=1e-4)
+        assert figures.generator_loss.item() == pytest.approx(generator_loss.item(), rel=1e-2)
+        assert figures.l1.item() == pytest.approx(l1.item(), rel=1e-4)
+        # Adam's first step is the rate times the gradient's sign, which rounding decides where the gradient is near zero;
+        # so its states are compared, which hold a tenth of the gradients, and the steps by their size.
+        for optimizers, mine, theirs, rate in (
+            ((fit.discriminator_optimizer, d_optimizer), fit.judged, learnt, d_rate),
+            ((fit.generator_optimizer, g_optimizer), fit.generator.parameters(), g_network.parameters(), g_rate),
+        ):
+            pairs = list(zip(mine, theirs, strict=True))
+            found, expected = (
+                torch.cat([optimizer.state[pair[side]]["exp_avg"].flatten() for pair in pairs])
+                for side, optimizer in enumerate(optimizers)
+            )
+            assert F.cosine_similarity(found, expected, dim=0) > 0.99
+            assert found.norm() == pytest.approx(expected.norm().item(), rel=1e-2)
+            assert all((own - other).abs().max() < 2.01 * rate for own, other in pairs)
+
+    def test_what_fitting_asks_is_counted(self, digits: Dataset, target: ModuleTarget) -> None:
+        setup = Setup(digits, target, epochs=2)
+        setup.fit()
+        # Each fit image once clean and once an epoch; each validation image once an epoch.
+        assert setup.ledger.queries[:96].tolist() == [3] * 96
+        assert setup.ledger.queries[96:].tolist() == [2] * 30
+        assert setup.ledger.gradients.sum() == 0
+
+
+class TestFit:
+    def test_the_best_epoch_on_validation_images_is_kept(self, digits: Dataset, target: ModuleTarget) -> None:
+        fitted = Setup(digits, target, epochs=4).fit()
+        accuracies = [epoch["validation_accuracy"] for epoch in fitted.history()]
+        assert accuracies[fitted.best_epoch - 1] == min(accuracies)
+
+    def test_patience_stops_early(self, digits: Dataset, target: ModuleTarget) -> None:
+        # Nothing is learnt at such a rate, and a tie counts as better, so only a worse epoch can end the patience.
+        fitted = Setup(digits, target, epochs=30, patience=1, learning_rate=1e-2, initial_scale=4).fit()
+        assert len(fitted.history()) <= 30
+        assert len(fitted.history()) - fitted.best_epoch <= 1
+
+    @pytest.mark.parametrize("goal", Goal)
+    def test_killed_after_any_epoch_it_ends_in_the_same_numbers(
+        self, goal: Goal, digits: Dataset, target: ModuleTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        setup = Setup(digits, target, goal)
+        whole = setup.fit()
+        save = Checkpoint.save
+        for survived in (1, 2):
+            work = tmp_path / str(survived)
+            work.mkdir()
+            left = [survived]
+
+            def save_and_die(self: Checkpoint, state: dict[str, Any], left: list[int] = left) -> None:
+                save(self, state)
+                left[0] -= 1
+                if not left[0]:
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(Checkpoint, "save", save_and_die)
+            with pytest.raises(KeyboardInterrupt):
+                setup.fit(work)
+            monkeypatch.setattr(Checkpoint, "save", save)
+            resumed = setup.fit(work)
+            assert resumed.history() == whole.history()
+            assert all(torch.equal(value, resumed.state()[name]) for name, value in whole.state().items())
+
+    def test_another_fits_checkpoint_is_not_resumed(
+        self, digits: Dataset, target: ModuleTarget, tmp_path: Path
+    ) -> None:
+        setup = Setup(digits, target, epochs=1)
+        setup.fit(tmp_path)
+        setup.context = replace(setup.context, identity="another")
+        setup.fit(tmp_path)
+        assert setup.ledger.queries.sum() > 0, "it resumed what was another fit's"
+
+    def test_losses_that_are_not_finite_end_the_fit(
+        self, digits: Dataset, target: ModuleTarget, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(OBJECTIVES, "logistic", _Broken())
+        with pytest.raises(FitDiverged, match="epoch 1: try a lower --learning-rate"):
+            Setup(digits, target).fit()
+
+    def test_a_discriminator_that_sees_one_verdict_only_is_warned_of(self, digits: Dataset) -> None:
+        class Stubborn(torch.nn.Module):
+            """Right or wrong, always class 0: no perturbation changes it."""
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return F.one_hot(torch.zeros(len(images), dtype=torch.long), 10).to(images.dtype)
+
+        setup = Setup(digits, ModuleTarget(Stubborn(), 10), epochs=2)
+        zeros = setup.train.fit.labels == 0
+        only = setup.train.fit.subset(zeros.nonzero()[:, 0])
+        setup.train = TrainingImages(only, setup.train.validation)
+        setup.labels = torch.cat([only.labels, setup.train.validation.labels])
+        assert any("saturated" in note and "--target-images" in note for note in setup.fit().notes())
+
+
+class _Broken(Logistic):
+    def generator(self, logits: torch.Tensor) -> torch.Tensor:
+        return super().generator(logits) * torch.nan
+
+
+class TestResolution:
+    def resolved(self, attack: str, goal: Goal, size: int, architecture: str = "densenet169", **options: Any) -> PGN:
+        method = build_method(attack, options)
+        found = method.resolve(Setting(goal, UNBOUNDED, size, architecture))
+        assert isinstance(found, PGN)
+        return found
+
+    def test_the_small_profile(self) -> None:
+        small = self.resolved("pgn-101", Goal.DEGRADE, 32)
+        assert (small.encoder, small.decoder_width, small.backbone) == ("resnet18", 0.25, "surrogate")
+
+    def test_the_paper_profile(self) -> None:
+        assert self.resolved("pgn-50", Goal.DEGRADE, 224).encoder == "resnet50"
+        assert self.resolved("pgn-101", Goal.DEGRADE, 224).encoder == "resnet101"
+        paper = self.resolved("pgn-b", Goal.DEGRADE, 224)
+        assert (paper.discriminator, paper.decoder_width, paper.backbone) == ("resnet101", 1.0, "imagenet")
+        assert paper.gamma == 3
+        assert self.resolved("pgn-50", Goal.ENHANCE, 224).gamma == 1e-4
+
+    def test_an_unknown_structure_is_never_the_targets_own(self) -> None:
+        for size, architecture in ((32, "resnet18"), (224, "resnet101")):
+            assert self.resolved("pgn-b", Goal.DEGRADE, size, architecture).discriminator != architecture
+
+    def test_options_override_the_profile(self) -> None:
+        chosen = self.resolved("pgn-b", Goal.ENHANCE, 32, encoder="mobilenet_v2", gamma=1.0, objective="logistic")
+        assert (chosen.encoder, chosen.gamma, chosen.objective) == ("mobilenet_v2", 1.0, "logistic")
+
+    def test_every_field_is_filled_in(self) -> None:
+        for attack in ("pgn-50", "pgn-101", "pgn-b"):
+            for goal in Goal:
+                for size in (32, 96, 224):
+                    left = {name for name, value in self.resolved(attack, goal, size) if value is None}
+                    assert left <= {"encoder_weights", "discriminator_weights", "patience"}
+
+    def test_what_each_case_of_the_discriminator_needs(self) -> None:
+        def needs(attack: str, goal: Goal) -> frozenset[Capability]:
+            return build_method(attack, {}).needs(goal).fit - {Capability.LABELS, Capability.TRUE_LABELS}
+
+        assert needs("pgn-b", Goal.DEGRADE) == needs("pgn-b", Goal.ENHANCE) == frozenset()
+        assert needs("pgn-50", Goal.DEGRADE) == {Capability.STRUCTURE}
+        assert needs("pgn-101", Goal.ENHANCE) == {Capability.WEIGHTS}

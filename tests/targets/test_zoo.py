@@ -1,0 +1,237 @@
+"""Networks by name, at the sizes they take."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from advbench.datasets import Dataset
+from advbench.errors import InvalidConfig, UnknownName
+from advbench.progress import SILENT
+from advbench.runtime import Runtime
+from advbench.targets import (
+    ClassifierSpec,
+    FunctionTarget,
+    ModuleTarget,
+    Training,
+    build_network,
+    fast_form,
+    known_architectures,
+    make_classifier,
+    target_warnings,
+)
+
+PAPERS = ("resnet50", "resnet101", "vgg16", "densenet169")
+FAMILIES = (
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v2",
+    "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1",
+    "swin_t", "vgg11_bn", "vit_b_16", "wide_resnet50_2",
+)  # fmt: skip
+
+
+def test_every_torchvision_classifier_is_known() -> None:
+    assert len(known_architectures()) >= 80
+    assert set(PAPERS) <= set(known_architectures())
+
+
+@pytest.mark.parametrize("architecture", PAPERS)
+def test_the_papers_targets_take_small_images_and_any_number_of_classes(architecture: str) -> None:
+    network = build_network(architecture, 7, 32).eval()
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_one_of_each_family_is_built_and_has_a_fast_form(architecture: str) -> None:
+    """The fast form is the same function: logits move by rounding alone."""
+    size = 64
+    torch.manual_seed(0)
+    network = build_network(architecture, 5, size).eval().requires_grad_(False)
+    images = torch.rand(2, 3, size, size)
+    expected, fast = network(images), fast_form(network)(images)
+    assert expected.shape == (2, 5)
+    assert torch.allclose(fast, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("inception_v3", 32), ("densenet169", 28), ("maxvit_t", 32)])
+def test_a_size_that_does_not_fit_is_refused_with_what_to_do(architecture: str, size: int) -> None:
+    with pytest.raises(InvalidConfig, match=f"cannot take {size} px images.*--image-size"):
+        build_network(architecture, 10, size)
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'densenet169'"):
+        build_network("densnet169", 10, 32)
+
+
+def test_timm_is_asked_for_where_it_is_missing() -> None:
+    if "timm" in sys.modules:
+        pytest.skip("timm is installed here")
+    with pytest.raises((InvalidConfig, UnknownName)):
+        build_network("timm:no_such_network", 10, 32)
+
+
+class TestFastForm:
+    def test_a_trained_networks_logits_and_labels_stay(self, target: ModuleTarget, digits: Dataset) -> None:
+        images = digits.evaluation.images()
+        drift = (target.scores(images, fast=True) - target.scores(images)).abs().max()
+        assert drift < 1e-4
+        assert torch.equal(target.labels(images, fast=True), target.labels(images))
+
+    def test_gradients_stay(self, target: ModuleTarget, digits: Dataset) -> None:
+        images = digits.evaluation.images(slice(0, 16))
+        module = target.module().requires_grad_(False)
+        inputs = images.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(module(inputs).logsumexp(1).sum(), inputs)
+        found = target.gradient(images, lambda scores, part: scores.logsumexp(1)).gradient
+        # A unit that sits on its kink may fall on either side; all else differs by rounding.
+        assert ((found - expected).abs() > 1e-3 * expected.abs().max()).float().mean() < 0.01
+        assert (found.sign() == expected.sign()).float().mean() > 0.995
+
+    def test_bfloat16_moves_few_labels_and_serves_fitting_alone(self, target: ModuleTarget, digits: Dataset) -> None:
+        images = digits.evaluation.images()
+        half = ModuleTarget(target.module(), 10, fast_dtype=torch.bfloat16)
+        assert (half.labels(images, fast=True) == half.labels(images)).float().mean() > 0.9
+        assert torch.equal(half.scores(images), target.scores(images))
+        everything = half.gradient(images[:4], lambda scores, part: scores[:, 0])
+        assert everything.gradient.dtype is torch.float32
+
+    def test_large_batches_are_answered_in_parts(self, target: ModuleTarget, digits: Dataset) -> None:
+        images = digits.fit.images(slice(0, 1100))
+        parts = torch.cat([target.scores(part) for part in images.split(100)])
+        assert torch.allclose(target.scores(images), parts, atol=1e-4)
+        labels = torch.arange(1100) % 10
+        whole = target.gradient(images, lambda scores, part: scores.gather(1, labels[part, None])[:, 0])
+        tail = target.gradient(images[1000:], lambda scores, part: scores.gather(1, labels[1000:][part, None])[:, 0])
+        assert torch.allclose(whole.gradient[1000:], tail.gradient, atol=1e-5)
+
+
+class TestIdentity:
+    def test_eval_mode_and_frozen_parameters(self) -> None:
+        network = build_network("resnet18", 10, 32).train()
+        ModuleTarget(network, 10)
+        assert not network.training
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+
+    def test_the_fingerprint_follows_the_weights(self) -> None:
+        network = build_network("squeezenet1_1", 10, 64)
+        before = ModuleTarget(network, 10).fingerprint
+        assert ModuleTarget(network, 10).fingerprint == before
+        with torch.no_grad():
+            next(network.parameters()).view(-1)[0] += 1e-3
+        assert ModuleTarget(network, 10).fingerprint != before
+
+
+class TestTraining:
+    QUICK = Training(epochs=1, images=64)
+
+    def make(self, digits: Dataset, **changes: object) -> torch.nn.Module:
+        spec = ClassifierSpec(architecture="resnet18", training=self.QUICK.model_copy(update=changes))
+        made = make_classifier(spec, digits, Runtime(device="cpu"), SILENT)
+        assert isinstance(made, torch.nn.Module)
+        return made
+
+    def test_a_classifier_is_trained_once_and_taken_from_the_cache_then(
+        self, digits: Dataset, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = self.make(digits, seed=11)
+
+        def forbidden(*_: object) -> None:
+            raise AssertionError("trained twice")
+
+        monkeypatch.setattr("advbench.targets.training._train", forbidden)
+        again = self.make(digits, seed=11)
+        images = digits.evaluation.images(slice(0, 8))
+        assert torch.equal(first(images), again(images))
+        assert not list((home / "work").glob("target-*/*")), "the checkpoint of a finished training was left behind"
+
+    def test_seed_images_and_epochs_are_part_of_the_identity(self, digits: Dataset, home: Path) -> None:
+        before = len(list((home / "classifiers").iterdir()))
+        for changes in ({"seed": 12}, {"seed": 12, "images": 80}, {"seed": 12, "epochs": 2}):
+            self.make(digits, **changes)
+        assert len(list((home / "classifiers").iterdir())) == before + 3
+
+    def test_a_killed_training_resumes_to_the_same_weights(
+        self, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from advbench.checkpoint import Checkpoint
+
+        whole = self.make(digits, seed=13, epochs=3)
+        save, calls = Checkpoint.save, []
+
+        def save_and_die(self: Checkpoint, state: dict[str, object]) -> None:
+            save(self, state)
+            calls.append(1)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+
+        import shutil
+
+        from advbench.files import home
+
+        for folder in (home() / "classifiers").glob("resnet18-*"):
+            if '"seed": 13' in (folder / "spec.json").read_text():
+                shutil.rmtree(folder)
+        monkeypatch.setattr(Checkpoint, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            self.make(digits, seed=13, epochs=3)
+        monkeypatch.setattr(Checkpoint, "save", save)
+        resumed = self.make(digits, seed=13, epochs=3)
+        images = digits.evaluation.images(slice(0, 8))
+        assert torch.equal(whole(images), resumed(images))
+
+    def test_own_factories(self, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "mine.py").write_text(
+            "import torch\nfrom advbench.targets import FunctionTarget\n"
+            "def module(classes):\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, classes))\n"
+            "def api(classes):\n    return FunctionTarget(lambda x: x.mean((1, 2, 3)) * 0, classes)\n"
+            "def wrong(classes):\n    return 3\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        runtime = Runtime(device="cpu")
+
+        def make(name: str) -> object:
+            spec = ClassifierSpec(architecture=f"mine:{name}", training=Training(epochs=0))
+            return make_classifier(spec, digits, runtime, SILENT)
+
+        assert isinstance(make("module"), torch.nn.Module)
+        assert isinstance(make("api"), FunctionTarget)
+        with pytest.raises(InvalidConfig, match="returned int"):
+            make("wrong")
+        with pytest.raises(InvalidConfig, match="cannot import"):
+            make("missing")
+
+
+class TestWarnings:
+    IMAGES = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def warnings(self, module: torch.nn.Module) -> str:
+        return " ".join(target_warnings(ModuleTarget(module, 4), self.IMAGES))
+
+    def linear(self) -> torch.nn.Sequential:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
+
+    def test_a_sound_target_gives_none(self) -> None:
+        assert self.warnings(self.linear()) == ""
+
+    def test_a_randomised_target_is_noticed(self) -> None:
+        class Noisy(torch.nn.Module):
+            def __init__(self, inner: torch.nn.Module) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                scores: torch.Tensor = self.inner(images)
+                return scores + torch.randn_like(scores)
+
+        assert "differently each time" in self.warnings(Noisy(self.linear()))
+
+    def test_probabilities_are_noticed(self) -> None:
+        assert "probabilities" in self.warnings(self.linear().append(torch.nn.Softmax(dim=1)))
+
+    def test_dead_gradients_are_noticed(self) -> None:
+        class Rounded(torch.nn.Module):
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return (images * 255).round()
+
+        assert "zero" in self.warnings(torch.nn.Sequential(Rounded(), *self.linear()))
