@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, model_validator
 
 from advbench.errors import InvalidConfig, UnknownName
 from advbench.types import ALL_CAPABILITIES, Capability, Norm
@@ -64,6 +64,10 @@ class Needs(BaseModel):
     perturb: frozenset[Capability] = frozenset()
 
 
+Grants = Annotated[frozenset[Capability], PlainSerializer(sorted, return_type=list[Capability], when_used="json")]
+"""Written in one order, because a result's key is a hash of what is written."""
+
+
 class ThreatModel(BaseModel):
     """What is granted to a method in each phase.
 
@@ -78,8 +82,8 @@ class ThreatModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    fit: frozenset[Capability]
-    perturb: frozenset[Capability]
+    fit: Grants
+    perturb: Grants
     max_queries: int | None = Field(default=None, ge=0)
     max_fit_queries: int | None = Field(default=None, ge=0)
 

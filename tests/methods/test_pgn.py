@@ -76,7 +76,7 @@ class TestGenerator:
         for norm, order in ((Norm.LINF, float("inf")), (Norm.L2, 2.0)):
             bounded = generator(Budget(norm=norm, epsilon=epsilon)).eval()
             with torch.no_grad():
-                bounded.decoder[-1].weight.mul_(scale)  # type: ignore[operator, union-attr]
+                bounded.decoder[-1].weight.mul_(scale)  # type: ignore[operator]
                 sizes = bounded(images).flatten(1).norm(p=order, dim=1)
             assert (sizes <= epsilon * (1 + 1e-5)).all()
 
@@ -195,7 +195,7 @@ class TestStep:
         torch.manual_seed(0)
         networks = (generator(Budget(epsilon=0.3)), Discriminator(classifier(), classes=0, trained=trained))
         g_network, d_network = copy.deepcopy(networks)
-        fit = Fit(*networks, method._recipe(), setup.access(), setup.train, setup.context)
+        fit = Fit(*networks, method.recipe(), setup.access(), setup.train, setup.context)
         fit._set_rates(3)
         rows = torch.arange(16)
         images, labels = setup.train.fit.images(rows), setup.train.fit.labels[rows]
@@ -223,7 +223,7 @@ class TestStep:
         assert figures.discriminator_loss.item() == pytest.approx(discriminator_loss.item(), rel=1e-4)
         assert figures.generator_loss.item() == pytest.approx(generator_loss.item(), rel=1e-2)
         assert figures.l1.item() == pytest.approx(l1.item(), rel=1e-4)
-        # Adam's first step is the rate times the gradient's sign, which rounding decides where the gradient is near zero;
+        # Adam's first step is the rate times the gradient's sign, which rounding decides where it is near zero;
         # so its states are compared, which hold a tenth of the gradients, and the steps by their size.
         for optimizers, mine, theirs, rate in (
             ((fit.discriminator_optimizer, d_optimizer), fit.judged, learnt, d_rate),

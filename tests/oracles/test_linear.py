@@ -34,7 +34,7 @@ def perturb(target: ModuleTarget, attack: str, budget: Budget, goal: Goal, **opt
 def test_two_classes_under_linf_move_the_margin_by_epsilon_times_the_weights_l1(
     attack: str, goal: Goal, linear_target: MakeTarget
 ) -> None:
-    """For logits Wx + b of two classes, the margin m changes by at most epsilon ||w1 - w0||_1, reached by the sign step."""
+    """For logits Wx + b of two classes, the margin moves by at most epsilon ||w1 - w0||_1: the sign step reaches it."""
     target = linear_target(classes=2)
     weight = dict(target.module().named_parameters())["1.weight"].detach()
     gain = (weight[1] - weight[0]).abs().sum()

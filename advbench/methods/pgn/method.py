@@ -147,7 +147,7 @@ class PGN(Method):
                 classes=context.num_classes if self.label_aware else 0,
                 trained=_set(self.train_discriminator),
             )
-        fit = Fit(generator, discriminator, self._recipe(), access, train, context)
+        fit = Fit(generator, discriminator, self.recipe(), access, train, context)
         fit.run()
         fit.average.load_state_dict(fit.best)
         notes = [*self._notes(), *_saturation(fit.history)]
@@ -161,7 +161,8 @@ class PGN(Method):
         generator.eval().requires_grad_(False).to(context.runtime.torch_device)
         return FittedPGN(self, generator, (), (), 0)
 
-    def _recipe(self) -> Recipe:
+    def recipe(self) -> Recipe:
+        """How the two networks are trained, once ``resolve`` has filled everything in."""
         return Recipe(
             objective=OBJECTIVES[_set(self.objective)],
             gamma=_set(self.gamma),

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from advbench.access import Access
 from advbench.checkpoint import Checkpoint
@@ -261,12 +262,11 @@ class Fit:
     def _update_average(self) -> None:
         """Move the averaged generator towards the current one; the first steps' raw weights are soon forgotten."""
         decay = min(self.recipe.averaging, (1 + self.steps) / (10 + self.steps))
-        current = self.generator.state_dict()
-        for name, value in self.average.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(current[name], 1 - decay)
-            else:
-                value.copy_(current[name])
+        averages, currents = (
+            [value for value in network.state_dict().values() if value.is_floating_point()]
+            for network in (self.average, self.generator)
+        )
+        get_ema_multi_avg_fn(decay)(averages, currents, self.steps)
 
     def _state(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
