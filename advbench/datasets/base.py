@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from advbench.errors import InvalidConfig, InvalidData
-from advbench.files import digest
+from advbench.files import digest, digest_state
 from advbench.tensors import Images, Labels, Rows
 
 __all__ = ["ArrayPixels", "Dataset", "LabelledImages", "PixelSource", "divide", "stratified_order"]
@@ -18,6 +18,10 @@ __all__ = ["ArrayPixels", "Dataset", "LabelledImages", "PixelSource", "divide", 
 
 class PixelSource(Protocol):
     """Where pixels come from: memory or files."""
+
+    @property
+    def digest(self) -> str:
+        """A hash of the pixels as they are given, scaling and all."""
 
     def fetch(self, rows: Rows) -> Tensor:
         """Give the images at ``rows`` as uint8, ``(batch, 3, height, width)``."""
@@ -28,6 +32,11 @@ class ArrayPixels:
     """Pixels held in memory, uint8, ``(count, 3, height, width)``."""
 
     array: Tensor
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all pixels."""
+        return digest_state({"pixels": self.array})
 
     def fetch(self, rows: Rows) -> Tensor:
         """Give the images at ``rows``."""
@@ -84,8 +93,8 @@ class LabelledImages:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the ids and labels, in order."""
-        return digest([list(self.ids), self.labels.tolist()])
+        """A hash of the ids and labels, in order, and of the pixels."""
+        return digest([list(self.ids), self.labels.tolist(), self.pixels.digest])
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ class FilePixels:
     paths: tuple[Path, ...]
     size: int
 
+    @property
+    def digest(self) -> str:
+        """How the files are made into pixels; their content is in the ids."""
+        return f"square {self.size} bilinear"
+
     def fetch(self, rows: Rows) -> Tensor:
         """Decode the files at ``rows`` side by side; the decoder releases the interpreter's lock."""
         with ThreadPoolExecutor() as pool:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from advbench.datasets import DatasetSpec, load_dataset, stratified_order
+from advbench.datasets import ArrayPixels, DatasetSpec, LabelledImages, load_dataset, stratified_order
 from advbench.errors import InvalidConfig, InvalidData, UnknownName
 
 DATA = Path(__file__).parents[2] / "data"
@@ -58,6 +58,13 @@ class TestDigits:
         assert resized.evaluation.images(slice(0, 1)).shape == (1, 3, 48, 48)
         assert resized.digest != load_dataset(DatasetSpec()).digest
         assert resized.evaluation.ids == load_dataset(DatasetSpec()).evaluation.ids
+
+    def test_the_same_ids_with_other_pixels_are_another_dataset(self) -> None:
+        """What was trained on one rendering of the images must never be taken for the other's."""
+        fit = load_dataset(DatasetSpec()).fit
+        assert isinstance(fit.pixels, ArrayPixels)
+        inverted = LabelledImages(ArrayPixels(255 - fit.pixels.array), fit.rows, fit.labels, fit.ids)
+        assert inverted.digest != fit.digest
 
     @pytest.mark.parametrize("limit", [400, 2000])
     def test_more_than_there_is_is_refused(self, limit: int) -> None:
