@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -52,7 +52,8 @@ def run_cell(request: RunRequest, progress: Progress) -> Outcome | None:
     prepared = prepare(request, progress)
     key = prepared.spec.key
     if not request.runtime.is_main:
-        _run(prepared, progress, None)
+        if store.finished(key) is None and prepared.incompatible is None:
+            _fit(prepared, progress, store.work_folder(key))
         return None
     with store.working(key) as work:
         found = store.finished(key)
@@ -83,7 +84,7 @@ class _Attempt:
         return self.evaluation.examples if self.evaluation else {}
 
 
-def _run(prepared: Prepared, progress: Progress, work: Path | None) -> _Attempt:
+def _run(prepared: Prepared, progress: Progress, work: Path) -> _Attempt:
     if prepared.incompatible is not None:
         return _Attempt(_record(prepared, Status.INCOMPATIBLE, prepared.incompatible))
     try:
@@ -123,19 +124,14 @@ def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Con
     )
 
 
-def _measure(prepared: Prepared, progress: Progress, work: Path | None) -> _Attempt:
-    request, dataset, target, threat = prepared.request, prepared.dataset, prepared.target, prepared.threat
+def _measure(prepared: Prepared, progress: Progress, work: Path) -> _Attempt:
+    dataset, target, threat = prepared.dataset, prepared.target, prepared.threat
     warnings = target_warnings(target, dataset.evaluation.images(slice(0, 32)))
     for warning in warnings:
         progress.say(f"warning: {warning}")
-    train = TrainingImages(prepared.fit, dataset.validation)
-    own_labels = torch.cat([train.fit.labels, train.validation.labels])
-    fit_ledger = QueryLedger(len(own_labels), max_total=threat.max_fit_queries)
     started = time.perf_counter()
-    context = context_of(prepared, progress, work)
-    perturber = prepared.method.fit(fit_access(target, threat, fit_ledger, own_labels), train, context)
+    perturber, fit_ledger = _fit(prepared, progress, work)
     fit_seconds = time.perf_counter() - started
-    fit_ledger.queries = _over_processes(request, fit_ledger.queries)
     perturb_ledger = QueryLedger(len(dataset.evaluation), max_each=threat.max_queries)
     evaluation = _evaluate(prepared, perturber, perturb_ledger, progress)
     metrics = summarise(
@@ -157,14 +153,18 @@ def _measure(prepared: Prepared, progress: Progress, work: Path | None) -> _Atte
     return _Attempt(record, evaluation, perturber.state())
 
 
-def _over_processes(request: RunRequest, counts: torch.Tensor) -> torch.Tensor:
-    """Add up what the processes that shared a fit asked."""
-    fabric = request.runtime.fabric
-    if fabric.world_size == 1:
-        return counts
-    reduced = fabric.all_reduce(counts.to(fabric.device), reduce_op="sum")
-    assert isinstance(reduced, torch.Tensor)
-    return reduced.cpu()
+def _fit(prepared: Prepared, progress: Progress, work: Path) -> tuple[Perturber, QueryLedger]:
+    """Fit the method; where several processes share it, each is held to its share of the queries."""
+    fabric, limit = prepared.request.runtime.fabric, prepared.threat.max_fit_queries
+    train = TrainingImages(prepared.fit, prepared.dataset.validation)
+    own_labels = torch.cat([train.fit.labels, train.validation.labels])
+    ledger = QueryLedger(len(own_labels), max_total=None if limit is None else limit // fabric.world_size)
+    access = fit_access(prepared.target, prepared.threat, ledger, own_labels)
+    perturber = prepared.method.fit(access, train, context_of(prepared, progress, work))
+    if fabric.world_size > 1:
+        counts = torch.stack([ledger.queries, ledger.gradients]).to(fabric.device)
+        ledger.queries, ledger.gradients = cast(torch.Tensor, fabric.all_reduce(counts, reduce_op="sum")).cpu()
+    return perturber, ledger
 
 
 def _evaluate(prepared: Prepared, perturber: Perturber, ledger: QueryLedger, progress: Progress) -> Evaluation:

@@ -1,6 +1,7 @@
 """What the terminal shows: progress and errors on standard error, results on standard output."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ class Screen:
         self._bars: Bars | None = None
 
     def __enter__(self) -> Self:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return self  # a helper process of a run over several devices leaves the terminal to the first
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 

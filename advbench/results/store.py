@@ -152,10 +152,14 @@ class ResultStore:
             )
         return path
 
+    def work_folder(self, key: str) -> Path:
+        """Where one result's checkpoints lie while it is made."""
+        return self.root / ".work" / key
+
     @contextmanager
     def working(self, key: str) -> Iterator[Path]:
         """Hold one result's work folder, where checkpoints outlive a kill, against other processes on this machine."""
-        with scratch_folder(self.root / ".work" / key) as folder, FileLock(f"{folder}.lock"):
+        with scratch_folder(self.work_folder(key)) as folder, FileLock(f"{folder}.lock"):
             yield folder
 
 

@@ -146,11 +146,12 @@ def _train_once(
     key = digest(identity)
     folder = home() / "classifiers" / f"{spec.architecture.replace(':', '-')}-{key}"
     weights = folder / "weights.safetensors"
+    device = runtime.torch_device  # starts the other processes of a shared run, which wait for the lock as well
     with scratch_folder(home() / "work" / f"{role}-{key}") as work, FileLock(f"{work}.lock"):
         if not weights.exists():
             checkpoint = Checkpoint(work / "training.ckpt", key)
             started = time.perf_counter()
-            _train(classifier, images, spec, runtime, progress, checkpoint, role)
+            _train(classifier, images, spec, device, progress, checkpoint, role)
             seconds = time.perf_counter() - started
             with writing_folder(folder) as staging:
                 state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
@@ -165,13 +166,12 @@ def _train(
     classifier: Classifier,
     images: LabelledImages,
     spec: ClassifierSpec,
-    runtime: Runtime,
+    device: torch.device,
     progress: Progress,
     checkpoint: Checkpoint,
     role: str,
 ) -> None:
     training = spec.training
-    device = runtime.torch_device
     classifier.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(classifier.parameters(), lr=training.learning_rate, fused=True)
     autocast = _autocast(device, training.precision)

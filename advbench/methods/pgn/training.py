@@ -101,6 +101,7 @@ class Fit:
         if self.context.work is not None:
             checkpoint = Checkpoint(self.context.work / "pgn.ckpt", self.context.identity)
             self._resume(checkpoint.load())
+            self.fabric.barrier()  # no process writes a checkpoint before all have read the last one
         batches = math.ceil(len(self.train.fit) / self.recipe.batch_size)
         with self.context.progress.task("fitting PGN", total=self.recipe.epochs * batches) as task:
             task.advance(len(self.history) * batches)
