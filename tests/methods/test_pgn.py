@@ -105,7 +105,7 @@ def build_network_meta() -> Generator:
 class TestDiscriminator:
     @pytest.mark.parametrize("architecture", ["resnet18", "vgg11", "densenet121", "mobilenet_v2", "squeezenet1_1"])
     def test_it_has_one_unit_and_a_frozen_backbone(self, architecture: str) -> None:
-        judge = Discriminator(classifier(architecture), classes=0, trained="head")
+        judge = Discriminator(classifier(architecture), classes=0, goal=Goal.DEGRADE, trained="head")
         images, labels = torch.rand(3, 3, 64, 64), torch.tensor([0, 1, 2])
         assert judge(images, labels).shape == (3,)
         assert torch.equal(judge(images, labels), judge(images, labels.flip(0))), "it must not see the label"
@@ -113,12 +113,14 @@ class TestDiscriminator:
         assert trained == ["head.weight", "head.bias"]
         assert not any(module.training for module in judge.modules())
 
-    def test_a_label_aware_one_starts_as_the_classifier_it_is_made_of(self) -> None:
+    @pytest.mark.parametrize("goal", Goal)
+    def test_a_label_aware_one_starts_as_the_classifier_it_is_made_of(self, goal: Goal) -> None:
         network = classifier().eval()
         images, labels = torch.rand(4, 3, 64, 64), torch.tensor([3, 1, 4, 1])
-        expected = network(images).gather(1, labels[:, None])[:, 0]
-        judge = Discriminator(network, classes=10, trained="all")
-        assert torch.allclose(judge(images, labels), expected, atol=1e-5)
+        expected = network(images).softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        judge = Discriminator(network, classes=10, goal=goal, trained="all")
+        judged = judge(images, labels).sigmoid()
+        assert torch.allclose(judged, expected if goal is Goal.ENHANCE else 1 - expected, atol=1e-5)
         assert all(parameter.requires_grad for parameter in judge.parameters())
 
 
@@ -189,11 +191,17 @@ class TestStep:
     @pytest.mark.parametrize("trained", ["head", "all"])
     @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_a_step_is_algorithm_1(self, trained: str, objective: str, digits: Dataset, target: ModuleTarget) -> None:
-        setup = Setup(digits, target, objective=objective, train_discriminator=trained, schedule="constant", gamma=0.5)
+        setup = Setup(
+            digits, target, objective=objective, train_discriminator=trained, schedule="constant", gamma=0.5,
+            discriminator_steps=1, replay=0,
+        )  # fmt: skip
         method = setup.method
         assert isinstance(method, PGN)
         torch.manual_seed(0)
-        networks = (generator(Budget(epsilon=0.3)), Discriminator(classifier(), classes=0, trained=trained))
+        networks = (
+            generator(Budget(epsilon=0.3)),
+            Discriminator(classifier(), classes=0, goal=Goal.DEGRADE, trained=trained),
+        )
         g_network, d_network = copy.deepcopy(networks)
         fit = Fit(*networks, method.recipe(), setup.access(), setup.train, setup.context)
         fit._set_rates(3)

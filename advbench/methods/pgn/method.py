@@ -30,7 +30,7 @@ from advbench.tensors import Images
 from advbench.threat import Needs
 from advbench.types import Capability, Goal
 
-__all__ = ["PGN", "FittedPGN", "surrogate_spec"]
+__all__ = ["PGN", "FittedPGN"]
 
 T = TypeVar("T")
 
@@ -64,8 +64,8 @@ class PGN(Method):
         backbone: First weights of both: ``imagenet``, ``scratch``, or ``surrogate``, classifiers that the attacker
             trains on the same images. None: ``imagenet``, or ``surrogate`` in the small profile.
         surrogate_epochs: How long a surrogate is trained.
-        encoder_weights: A local checkpoint for the encoder instead.
-        discriminator_weights: A local checkpoint for the discriminator's backbone instead.
+        encoder_weights: A local checkpoint that the encoder starts from, or its surrogate's training.
+        discriminator_weights: The same for the discriminator's backbone.
         backbone_normalisation: What local checkpoints expect: ``none``, ``imagenet`` or ``half``.
         decoder_width: Scales the decoder's channels. None: 1, or 1/4 in the small profile.
         objective: ``least-squares`` (section 3.2) or ``logistic`` (appendix A.2).
@@ -76,7 +76,11 @@ class PGN(Method):
         learning_rate: Adam's, for the generator.
         discriminator_learning_rate: Adam's, for the discriminator.
         train_discriminator: ``head``, its new last layer alone, or ``all`` of it.
-        label_aware: Whether the discriminator is told an image's true class, having one unit for each.
+        label_aware: Whether the discriminator is told an image's true class; no in the paper. Its last layer then has a
+            unit for each class, and starts from that of a backbone that knows these classes.
+        discriminator_steps: Updates of the discriminator for each of the generator; 1 in the paper.
+        replay: From how many past steps of the epoch one is drawn for the discriminator to learn from again, with the
+            answers that the target gave then; 0 in the paper. It costs no queries.
         initial_scale: Multiplies the generator's last layer at the start.
         schedule: Of both rates over the epochs: ``constant``, as in the paper, or ``cosine`` to zero.
         averaging: Decay of the moving average of the generator over steps; 0 takes the generator itself.
@@ -101,6 +105,8 @@ class PGN(Method):
     discriminator_learning_rate: float | None = Field(default=None, gt=0)
     train_discriminator: Literal["head", "all"] | None = None
     label_aware: bool | None = None
+    discriminator_steps: int | None = Field(default=None, ge=1)
+    replay: int | None = Field(default=None, ge=0)
     initial_scale: float | None = Field(default=None, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     averaging: float = Field(default=0.98, ge=0, lt=1)
@@ -145,6 +151,7 @@ class PGN(Method):
             discriminator = Discriminator(
                 self._discriminator_backbone(access, context),
                 classes=context.num_classes if self.label_aware else 0,
+                goal=context.goal,
                 trained=_set(self.train_discriminator),
             )
         fit = Fit(generator, discriminator, self.recipe(), access, train, context)
@@ -169,6 +176,8 @@ class PGN(Method):
             strength=self.strength,
             epochs=self.epochs,
             batch_size=self.batch_size,
+            discriminator_steps=_set(self.discriminator_steps),
+            replay=_set(self.replay),
             learning_rate=_set(self.learning_rate),
             discriminator_learning_rate=_set(self.discriminator_learning_rate),
             cosine=self.schedule == "cosine",
@@ -191,14 +200,23 @@ class PGN(Method):
     def _classifier(self, architecture: str | None, weights: Path | None, context: Context) -> Classifier:
         """A classifier whose body serves as a backbone, with weights of its own."""
         name = _set(architecture)
-        if weights is None and self.backbone == "surrogate":
-            return context.surrogate(surrogate_spec(name, context.seed, self.surrogate_epochs))
+        if self.backbone == "surrogate":
+            return context.surrogate(self.surrogate_spec(name, weights, context.seed))
         network = build_network(name, context.num_classes, context.image_size)
         if weights is not None:
             load_into(network, read_state(weights), source=str(weights))
         elif self.backbone == "imagenet":
             load_into(network, imagenet_state(name), source="the ImageNet weights")
         return Classifier(network, normaliser(self._normalisation(weights)))
+
+    def surrogate_spec(self, architecture: str, weights: Path | None, seed: int) -> ClassifierSpec:
+        """What the attacker trains, from local weights where they are given."""
+        return ClassifierSpec(
+            architecture=architecture,
+            init="scratch" if weights is None else str(weights),
+            normalisation=self._normalisation(weights),
+            training=Training(seed=seed, epochs=self.surrogate_epochs),
+        )
 
     def _normalisation(self, weights: Path | None) -> Normalisation:
         if weights is not None:
@@ -243,11 +261,6 @@ class FittedPGN:
         return self.remarks
 
 
-def surrogate_spec(architecture: str, seed: int, epochs: int) -> ClassifierSpec:
-    """What the attacker trains where ImageNet weights cannot be had."""
-    return ClassifierSpec(architecture=architecture, training=Training(seed=seed, epochs=epochs))
-
-
 def _other_than(architecture: str, *, small: bool) -> str:
     """The discriminator's architecture for a target of unknown structure: never the target's own."""
     candidates = ("resnet18", "mobilenet_v2") if small else ("resnet101", "resnet50")
@@ -278,18 +291,23 @@ PRESET_ENCODERS = ("resnet50", "resnet101")
 
 _DEGRADE: Mapping[str, Any] = {
     "objective": "logistic",
-    "train_discriminator": "head",
-    "label_aware": False,
-    "learning_rate": 3e-4,
+    "train_discriminator": "all",
+    "label_aware": True,
+    "discriminator_steps": 2,
+    "replay": 20,
+    "learning_rate": 1e-3,
     "discriminator_learning_rate": 1e-3,
     "initial_scale": 4.0,
 }
-"""A frozen backbone and the objective whose gradient stays, started large: the target's verdicts vary at once."""
+"""Started large, so that the target's verdicts vary at once, with the objective whose gradient stays where they do not,
+and a discriminator that keeps up with the generator. Chosen on validation images (digits, DenseNet-169)."""
 
 _ENHANCE_SHARED: Mapping[str, Any] = {
     "objective": "logistic",
     "train_discriminator": "head",
     "label_aware": True,
+    "discriminator_steps": 1,
+    "replay": 0,
     "learning_rate": 5e-4,
     "discriminator_learning_rate": 3e-4,
     "initial_scale": 0.3,
@@ -300,6 +318,8 @@ _ENHANCE: Mapping[str, Any] = {
     "objective": "least-squares",
     "train_discriminator": "all",
     "label_aware": True,
+    "discriminator_steps": 1,
+    "replay": 0,
     "learning_rate": 2e-4,
     "discriminator_learning_rate": 3e-4,
     "initial_scale": 0.1,

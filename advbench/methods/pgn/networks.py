@@ -10,7 +10,7 @@ from advbench.errors import InvalidConfig
 from advbench.targets import Classifier
 from advbench.tensors import Images, Labels
 from advbench.threat import Budget
-from advbench.types import Norm
+from advbench.types import Goal, Norm
 
 __all__ = ["DECODER_CHANNELS", "STRIDE", "Discriminator", "Generator", "decoder_channels", "encoder_of"]
 
@@ -90,16 +90,17 @@ class Discriminator(nn.Module):
 
     Args:
         classifier: The backbone, with its normalisation; its last layer is replaced.
-        classes: 0 for the paper's single unit; else one unit a class, of which the true label's counts, for a judge
-            that is told what the answer should be.
+        classes: 0 for the paper's single unit; else one unit a class, for a judge that is told the true label l: it
+            judges by the softmax probability of l to enhance, and by that of all other classes to degrade.
+        goal: Degrade or enhance; a single unit learns it, a label-aware judge starts from it.
         trained: ``head`` freezes all but the new layer, as in the paper; ``all`` trains everything.
     """
 
-    def __init__(self, classifier: Classifier, *, classes: int, trained: str) -> None:
+    def __init__(self, classifier: Classifier, *, classes: int, goal: Goal, trained: str) -> None:
         super().__init__()
         last_name, last = _last_layer(classifier.network)
         inputs = last.in_features if isinstance(last, nn.Linear) else last.in_channels
-        self.label_aware = classes > 0
+        self.label_aware, self.goal = classes > 0, goal
         self.head = nn.Linear(inputs, max(1, classes))
         if self.label_aware and isinstance(last, nn.Linear) and last.out_features == classes:
             self.head.load_state_dict(last.state_dict())  # a classifier of these very classes starts informed
@@ -119,7 +120,11 @@ class Discriminator(nn.Module):
     def judge(self, features: Tensor, labels: Labels) -> Tensor:
         """The sigmoid unit's logit, ``(batch,)``; ``labels`` matter only to a label-aware judge."""
         logits: Tensor = self.head(features)
-        return logits.gather(1, labels[:, None])[:, 0] if self.label_aware else logits[:, 0]
+        if not self.label_aware:
+            return logits[:, 0]
+        others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+        margin = logits.gather(1, labels[:, None])[:, 0] - others  # the logit of the softmax probability of l
+        return margin if self.goal is Goal.ENHANCE else -margin
 
     def forward(self, images: Images, labels: Labels) -> Tensor:
         """The logit of D(J), ``(batch,)``."""

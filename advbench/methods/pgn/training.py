@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -34,6 +35,8 @@ class Recipe:
     strength: float
     epochs: int
     batch_size: int
+    discriminator_steps: int
+    replay: int
     learning_rate: float
     discriminator_learning_rate: float
     cosine: bool
@@ -56,6 +59,19 @@ class StepFigures:
     generator_loss: Tensor
     l1: Tensor
     answers: Labels
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What D learnt from in one step: images (or, of a frozen body, their features), true labels, and g."""
+
+    seen: Tensor
+    labels: Labels
+    g: Tensor
+
+    def __add__(self, other: "Judged") -> "Judged":
+        pairs = ((self.seen, other.seen), (self.labels, other.labels), (self.g, other.g))
+        return Judged(*(torch.cat(pair) for pair in pairs))
 
 
 @dataclass
@@ -88,6 +104,7 @@ class Fit:
         self.best: dict[str, Tensor] = {}
         self.best_epoch = 0
         self.steps = 0
+        self.past: deque[Judged] = deque(maxlen=self.recipe.replay)
         self.judged = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
         self.generator_optimizer = self._optimizer(self.generator.parameters())
         self.discriminator_optimizer = self._optimizer(self.judged)
@@ -127,6 +144,7 @@ class Fit:
         epoch = len(self.history)
         sums = torch.zeros(7, dtype=torch.float64)
         self.generator.train()
+        self.past.clear()  # so that a fit resumed at an epoch's start ends in the same numbers
         with seeded(self.context.seed, "pgn", "epoch", epoch) as generator:
             batches = epoch_batches(len(self.train.fit), self.recipe.batch_size, generator)
             for batch in batches:
@@ -146,7 +164,7 @@ class Fit:
         """Lines 5 to 13 of Algorithm 1 for one batch.
 
         While D's body is frozen, its features of J are the same before and after D's update, so they are computed once
-        and D is judged twice on them: the same numbers with one pass less.
+        and serve both: the same numbers with one pass less.
         """
         recipe, objective, discriminator = self.recipe, self.recipe.objective, self.discriminator
         with self.fabric.autocast():
@@ -157,15 +175,14 @@ class Fit:
 
         frozen_body = discriminator.is_body_frozen
         with self.fabric.autocast():
-            features = discriminator.features(perturbed if frozen_body else perturbed.detach())
-            judged = discriminator.judge(features.detach() if frozen_body else features, labels)
-        discriminator_loss = objective.discriminator(judged.float(), g)
-        self._update(self.discriminator_optimizer, discriminator_loss, self.judged)
+            features = discriminator.features(perturbed) if frozen_body else None
+        now = Judged((perturbed if features is None else features).detach(), labels, g)
+        discriminator_loss = self._teach(now)
 
         # The generator's loss needs no gradient of D's own parameters, which would cost a third of a backward pass.
         self._freeze(True)
         with self.fabric.autocast():
-            judged = discriminator.judge(features if frozen_body else discriminator.features(perturbed), labels)
+            judged = discriminator.judge(discriminator.features(perturbed) if features is None else features, labels)
         generator_loss = objective.generator(judged.float())
         l1 = perturbation.abs().mean()
         self._update(self.generator_optimizer, generator_loss + recipe.gamma * l1, list(self.generator.parameters()))
@@ -173,6 +190,22 @@ class Fit:
         self.steps += 1
         self._update_average()
         return StepFigures(discriminator_loss.detach(), generator_loss.detach(), l1.detach(), answers)
+
+    def _teach(self, now: Judged) -> Tensor:
+        """Lines 7 to 10 of Algorithm 1: update D on what the target said now, and on one remembered step beside it."""
+        lesson = now
+        if self.past:
+            lesson = now + self.past[int(torch.randint(len(self.past), ()))]
+        self.past.append(now)
+        for _ in range(self.recipe.discriminator_steps):
+            with self.fabric.autocast():
+                features = (
+                    lesson.seen if self.discriminator.is_body_frozen else self.discriminator.features(lesson.seen)
+                )
+                judged = self.discriminator.judge(features, lesson.labels)
+            loss = self.recipe.objective.discriminator(judged.float(), lesson.g)
+            self._update(self.discriminator_optimizer, loss, self.judged)
+        return loss
 
     def _update(self, optimizer: Any, loss: Tensor, parameters: list[nn.Parameter]) -> None:
         optimizer.zero_grad(set_to_none=True)
