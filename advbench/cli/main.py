@@ -36,6 +36,7 @@ def main() -> None:
 @click.option("--via", metavar="ARCHITECTURE", help="Perturb against a surrogate that the attacker trains, instead.")
 @click.option("--via-weights", type=click.Path(path_type=Path), help="The surrogate's first weights, a checkpoint.")
 @click.option("--via-normalisation", default="none", show_default=True, help="none, imagenet or half.")
+@click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long it is trained.")
 @click.option("--threat", metavar="NAME", help="Threat model; the least that suffices, if left out.")
 @click.option("--true-labels", is_flag=True, help="Grant the evaluation's true labels as well: an oracle.")
 @click.option("--max-queries", type=click.IntRange(0), metavar="N", help="Most queries for one image in use.")
@@ -94,7 +95,7 @@ def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
             architecture=via,
             init="scratch" if weights is None else str(weights),
             normalisation=given["via_normalisation"],
-            training=Training(seed=given["seed"]),
+            training=Training(seed=given["seed"], epochs=given["via_epochs"]),
         )
     return {
         "attack": given["attack"],

@@ -34,7 +34,8 @@ class Screen:
         from rich.console import Console
 
         self._errors = Console(stderr=True)
-        self._out = Console(stderr=quiet, soft_wrap=not sys.stdout.isatty(), highlight=False)
+        # A pipe or a file has no width: tables get room there, and lines are never broken.
+        self._out = Console(stderr=quiet, highlight=False, width=None if sys.stdout.isatty() else 160)
         self._bars: Bars | None = None
 
     def __enter__(self) -> Self:
@@ -77,7 +78,7 @@ class Screen:
 
     def show(self, what: "RenderableType") -> None:
         """Print a result on standard output."""
-        self._out.print(what, soft_wrap=isinstance(what, str) or None)
+        self._out.print(what, soft_wrap=isinstance(what, str))
 
     def pairs(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print names and what they stand for."""

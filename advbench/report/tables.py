@@ -105,10 +105,10 @@ def _figures(metrics: Metrics) -> Table:
 def records_table(records: Iterable[CellRecord]) -> Table:
     """One row a result."""
     table = Table(box=SIMPLE_HEAD)
-    for name in ("result", "attack", "target", "dataset", "goal", "budget", "threat", "seed"):
+    for name in ("result", "run", "target", "dataset"):
         table.add_column(name, no_wrap=name == "result")
     for name in ("clean", "raw", "valid"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status")
     for record in records:
         table.add_row(*_row(record))
@@ -123,15 +123,13 @@ def _row(record: CellRecord) -> Sequence[str]:
         else tuple(map(percent, (metrics.clean_accuracy, metrics.raw_accuracy, metrics.valid_accuracy)))
     )
     via = spec.parameters.get("surrogate")
+    seen = spec.target.made_from["training"]["images"]
     return (
         record.key[:10],
-        spec.attack + (f" via {via['architecture']}" if via else ""),
-        spec.target.name,
-        spec.dataset.name,
-        str(spec.goal),
-        str(spec.budget),
-        spec.threat.name,
-        str(spec.seed),
+        f"{spec.attack}{' via ' + via['architecture'] if via else ''}, {spec.goal}, {spec.budget}, "
+        f"{spec.threat.name}, seed {spec.seed}",
+        spec.target.name + (f" ({seen} images)" if seen else ""),
+        f"{spec.dataset.name} {spec.dataset.image_size} px",
         *accuracies,
         str(record.status),
     )

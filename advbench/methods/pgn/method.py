@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from advbench.access import Access
+from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
 from advbench.methods.pgn.networks import Discriminator, Generator, encoder_of
 from advbench.methods.pgn.objectives import OBJECTIVES
@@ -115,6 +116,8 @@ class PGN(Method):
 
     def resolve(self, setting: Setting) -> Self:
         """Choose the profile by image size and the recipe by goal, and fill in every field that is None."""
+        if self.discriminator == "target" and setting.goal is Goal.ENHANCE and self.discriminator_weights is not None:
+            raise InvalidConfig("--discriminator target shares the target's weights: leave out --discriminator-weights")
         small = setting.image_size < SMALL_BELOW
         bounded = setting.budget.epsilon is not None
         degrade = setting.goal is Goal.DEGRADE

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# PGN on real images: STL-10 at 96 pixels, targets from scratch that saw 1,000 images, ImageNet MobileNetV2 as what the
+# attacker starts from. DATA holds stl10_binary/ and weights/mobilenet_v2_imagenet_fp16.safetensors.
+#
+#     benchmarks/stl10.sh [DATA] [RESULTS]
+set -euo pipefail
+data="${1:-data}"
+export ADVBENCH_RESULTS="${2:-advbench-results/stl10}"
+weights="$data/weights/mobilenet_v2_imagenet_fp16.safetensors"
+generator=(--backbone surrogate --surrogate-epochs 5 --backbone-normalisation half --decoder-width 0.125
+           --encoder mobilenet_v2 --encoder-weights "$weights" --fit-images 2000 --epochs 5)
+pgn=("${generator[@]}" --discriminator mobilenet_v2 --discriminator-weights "$weights")
+surrogate=(--via mobilenet_v2 --via-weights "$weights" --via-normalisation half --via-epochs 5)
+
+for target in resnet18 densenet169; do
+    run() { advbench run --dataset stl10 --data "$data" --target $target --target-images 1000 "$@" > /dev/null; }
+    run --epsilon 16/255 --attack noise
+    run --epsilon 16/255 --attack fgsm "${surrogate[@]}"
+    run --epsilon 16/255 --attack pgd "${surrogate[@]}"
+    for goal in degrade enhance; do
+        run --epsilon 16/255 --goal $goal --attack pgn-b "${pgn[@]}"
+        run --goal $goal --attack pgn-b "${pgn[@]}"
+    done
+    # The target's own weights shared with the discriminator, as the paper enhances.
+    run --epsilon 16/255 --goal enhance --attack pgn-50 "${generator[@]}"
+done
+advbench list results
