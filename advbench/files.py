@@ -17,7 +17,7 @@ from advbench.errors import StorageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["code_digest", "digest", "digest_state", "home", "scratch_folder", "writing_folder"]
+__all__ = ["code_digest", "digest", "digest_state", "file_hash", "home", "scratch_folder", "writing_folder"]
 
 
 def home() -> Path:
@@ -47,6 +47,12 @@ def digest_state(state: Mapping[str, "Tensor"]) -> str:
         hasher.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         hasher.update(tensor.flatten().view(tensor.dtype).numpy().tobytes())
     return hasher.hexdigest()[:32]
+
+
+def file_hash(path: Path) -> str:
+    """A file's sha256."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @contextmanager

@@ -99,14 +99,10 @@ ATTACKS = Registry(
         "noise": Entry("advbench.methods.noise:Noise", "random noise at the same budget: the control of every table"),
         "pgd": Entry("advbench.methods.pgd:PGD", "projected gradient descent (Madry et al. 2018)"),
         "pgn-101": _pgn(
-            "perturbation generation network, ResNet-101 encoder, discriminator like the target",
-            encoder="resnet101",
-            discriminator="target",
+            "perturbation generation network, ResNet-101 encoder, discriminator like the target", variant="101"
         ),
         "pgn-50": _pgn(
-            "perturbation generation network, ResNet-50 encoder, discriminator like the target",
-            encoder="resnet50",
-            discriminator="target",
+            "perturbation generation network, ResNet-50 encoder, discriminator like the target", variant="50"
         ),
         "pgn-b": _pgn("perturbation generation network that only sees the target's predicted labels (Proposed-B)"),
     },

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "report": {"results", "metrics", "types", "errors"},
     "bench": BASE
     | {"tensors", "threat", "targets", "datasets", "access", "methods", "metrics", "results", "registry"}
-    | {"progress", "runtime"},
+    | {"progress", "runtime", "seeding"},
     "cli": {path.stem for path in PACKAGE.iterdir()},
     "__init__": set(),
     "__main__": {"cli"},

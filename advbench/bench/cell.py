@@ -16,6 +16,7 @@ from advbench.errors import AdvbenchError, BudgetSpent, StorageError
 from advbench.methods import Context, Perturber, TrainingImages
 from advbench.progress import Progress
 from advbench.results import CellRecord, Metrics, ResultStore, environment
+from advbench.seeding import derive_seed
 from advbench.targets import Classifier, ClassifierSpec, make_classifier, target_warnings
 from advbench.tensors import Images, Rows
 from advbench.types import Status
@@ -105,6 +106,10 @@ def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Con
     request = prepared.request
 
     def train_classifier(spec: ClassifierSpec) -> Classifier:
+        if spec.architecture == request.target.architecture:
+            # Trained alike, it would be the target itself, weight for weight.
+            own = spec.training.model_copy(update={"seed": derive_seed(spec.training.seed, "surrogate")})
+            spec = spec.model_copy(update={"training": own})
         made = make_classifier(spec, prepared.dataset, request.runtime, progress, role="surrogate")
         if not isinstance(made, Classifier):
             raise StorageError(f"a surrogate must be a torch module, and {spec.architecture} gives none")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from advbench.datasets import Dataset, DatasetSpec, LabelledImages, load_dataset
 from advbench.errors import InvalidConfig, UnknownName
-from advbench.files import code_digest
+from advbench.files import code_digest, file_hash
 from advbench.methods import Method, Setting, Transfer
 from advbench.progress import Progress
 from advbench.registry import ATTACKS
@@ -137,7 +137,7 @@ def prepare(request: RunRequest, progress: Progress) -> Prepared:
     target = make_target(request.target, dataset, request.runtime, progress)
     spec = CellSpec(
         attack=ATTACKS.canonical(request.attack),
-        parameters=method.model_dump(mode="json", by_alias=True),
+        parameters=_by_content(method.model_dump(mode="json", by_alias=True)),
         target=TargetIdentity(
             name=target.name,
             architecture=target.architecture,
@@ -154,6 +154,19 @@ def prepare(request: RunRequest, progress: Progress) -> Prepared:
         code=code_digest(),
     )
     return Prepared(request, dataset, fit, target, method, threat, spec, _incompatible(method, threat, target, request))
+
+
+def _by_content(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Name local files by their content, so that a result is of the weights and not of where they lay."""
+
+    def name(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: name(inner) for key, inner in value.items()}
+        if isinstance(value, str) and Path(value).suffix and Path(value).is_file():
+            return f"{Path(value).name} sha256:{file_hash(Path(value))}"
+        return value
+
+    return {key: name(value) for key, value in parameters.items()}
 
 
 def _identity(dataset: Dataset, fit: LabelledImages) -> DatasetIdentity:

@@ -11,7 +11,6 @@
     ROOT/.work/                      checkpoints of runs under way
 """
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from advbench.errors import StorageError, UnknownName
-from advbench.files import scratch_folder, writing_folder
+from advbench.files import file_hash, scratch_folder, writing_folder
 from advbench.results.record import SCHEMA_VERSION, CellRecord
 from advbench.types import Status
 
@@ -161,9 +160,3 @@ class ResultStore:
         """Hold one result's work folder, where checkpoints outlive a kill, against other processes on this machine."""
         with scratch_folder(self.work_folder(key)) as folder, FileLock(f"{folder}.lock"):
             yield folder
-
-
-def file_hash(path: Path) -> str:
-    """A file's sha256."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -352,6 +352,15 @@ class TestResolution:
         for size, architecture in ((32, "resnet18"), (224, "resnet101")):
             assert self.resolved("pgn-b", Goal.DEGRADE, size, architecture).discriminator != architecture
 
+    def test_an_encoder_that_is_asked_for_is_taken(self) -> None:
+        """Also where it is the one that the variant would have at another size."""
+        assert self.resolved("pgn-50", Goal.DEGRADE, 32, encoder="resnet50").encoder == "resnet50"
+        assert self.resolved("pgn-b", Goal.DEGRADE, 224, profile="small").encoder == "resnet18"
+
+    def test_weights_that_would_not_be_used_are_refused(self) -> None:
+        with pytest.raises(InvalidConfig, match="shares the target's weights"):
+            self.resolved("pgn-50", Goal.ENHANCE, 32, discriminator_weights="some.safetensors")
+
     def test_options_override_the_profile(self) -> None:
         chosen = self.resolved("pgn-b", Goal.ENHANCE, 32, encoder="mobilenet_v2", gamma=1.0, objective="logistic")
         assert (chosen.encoder, chosen.gamma, chosen.objective) == ("mobilenet_v2", 1.0, "logistic")

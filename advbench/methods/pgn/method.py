@@ -59,9 +59,12 @@ class PGN(Method):
     Not to be confused with TransferAttack's ``pgn``, which penalises gradient norms.
 
     Args:
-        encoder: Architecture of the generator's encoder. None: ResNet-50, or ResNet-18 in the small profile.
-        discriminator: Architecture of the discriminator's backbone, or ``target`` for the target's own. None:
-            ResNet-101, or ResNet-18 in the small profile; never the target's own architecture.
+        variant: The paper's Proposed-50, -101 or -B; the attack's name sets it.
+        profile: ``paper`` (224 pixels, ResNet-50 or -101, the full decoder) or ``small`` (ResNet-18, a quarter of the
+            decoder). None: small below 64 pixels. The fields below override it one by one.
+        encoder: Architecture of the generator's encoder. None: the variant's, or ResNet-18 in the small profile.
+        discriminator: Architecture of the discriminator's backbone, or ``target`` for the target's own. None: the
+            variant's; for ``b`` ResNet-101, or ResNet-18 in the small profile, but never the target's own architecture.
         backbone: First weights of both: ``imagenet``, ``scratch``, or ``surrogate``, classifiers that the attacker
             trains on the same images. None: ``imagenet``, or ``surrogate`` in the small profile.
         surrogate_epochs: How long a surrogate is trained.
@@ -89,6 +92,8 @@ class PGN(Method):
         valid_pixels: Whether J is kept in [0, 1] while training. None: under a budget.
     """
 
+    variant: Literal["50", "101", "b"] = "b"
+    profile: Literal["paper", "small"] | None = None
     encoder: str | None = None
     discriminator: str | None = None
     backbone: Literal["imagenet", "surrogate", "scratch"] | None = None
@@ -116,29 +121,35 @@ class PGN(Method):
 
     def resolve(self, setting: Setting) -> Self:
         """Choose the profile by image size and the recipe by goal, and fill in every field that is None."""
-        if self.discriminator == "target" and setting.goal is Goal.ENHANCE and self.discriminator_weights is not None:
+        architecture = setting.target_architecture
+        if self._judges_like_the_target and setting.goal is Goal.ENHANCE and self.discriminator_weights is not None:
             raise InvalidConfig("--discriminator target shares the target's weights: leave out --discriminator-weights")
-        small = setting.image_size < SMALL_BELOW
+        by_size = "small" if setting.image_size < SMALL_BELOW else "paper"
+        small = (self.profile or by_size) == "small"
         bounded = setting.budget.epsilon is not None
         degrade = setting.goal is Goal.DEGRADE
         chosen: dict[str, Any] = {
-            "encoder": "resnet18" if small else self.encoder or "resnet50",
-            "discriminator": _other_than(setting.target_architecture, small=small),
+            "profile": by_size,
+            "encoder": "resnet18" if small else "resnet101" if self.variant == "101" else "resnet50",
+            "discriminator": "target" if self._judges_like_the_target else _other_than(architecture, small=small),
             "backbone": "surrogate" if small else "imagenet",
             "decoder_width": 0.25 if small else 1.0,
             "gamma": 0.0 if bounded else 3.0 if degrade else 1e-4,
             "valid_pixels": bounded,
         }
-        chosen |= _DEGRADE if degrade else _ENHANCE_SHARED if self.discriminator == "target" else _ENHANCE
+        chosen |= _DEGRADE if degrade else _ENHANCE_SHARED if self._judges_like_the_target else _ENHANCE
         given = {name: value for name, value in self if value is not None}
-        if small and self.encoder in PRESET_ENCODERS:
-            del given["encoder"]
         return self.model_copy(update=chosen | given)
+
+    @property
+    def _judges_like_the_target(self) -> bool:
+        """Whether the discriminator has the target's structure (to degrade) or its weights (to enhance)."""
+        return self.discriminator == "target" if self.discriminator else self.variant != "b"
 
     def needs(self, goal: Goal) -> Needs:
         """Labels and the attacker's own true labels; the structure or weights where the discriminator is the target."""
         needed = {Capability.LABELS, Capability.TRUE_LABELS}
-        if self.discriminator == "target":
+        if self._judges_like_the_target:
             needed.add(Capability.STRUCTURE if goal is Goal.DEGRADE else Capability.WEIGHTS)
         return Needs(fit=frozenset(needed))
 
@@ -227,10 +238,17 @@ class PGN(Method):
         return "imagenet" if self.backbone == "imagenet" else "none"
 
     def _notes(self) -> list[str]:
+        chosen = (
+            f"PGN's {self.profile} profile: encoder {self.encoder}, decoder width {self.decoder_width:g}, "
+            f"discriminator {self.discriminator}, backbone {self.backbone}"
+        )
         if self.backbone != "surrogate":
-            return []
-        return ["no ImageNet weights: the encoder and the discriminator start from surrogates that the attacker "
-                "trained on the same fit images"]  # fmt: skip
+            return [chosen]
+        return [
+            chosen,
+            "no ImageNet weights as they are: encoder and discriminator start from surrogates that the attacker "
+            "trained on the same fit images",
+        ]
 
 
 @dataclass(frozen=True)
@@ -289,8 +307,6 @@ def _set(value: T | None) -> T:
     assert value is not None, "PGN.resolve() comes before fit()"
     return value
 
-
-PRESET_ENCODERS = ("resnet50", "resnet101")
 
 _DEGRADE: Mapping[str, Any] = {
     "objective": "logistic",

@@ -1,0 +1,88 @@
+"""What decides a result, and what a surrogate must not be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from advbench.bench import RunRequest, prepare
+from advbench.bench.cell import context_of
+from advbench.cli import main
+from advbench.progress import SILENT
+from advbench.runtime import Runtime
+from advbench.targets import ClassifierSpec, ModuleTarget, Training, build_network
+from advbench.threat import Budget
+
+QUICK = Training(epochs=1, images=60)
+
+
+def request(**changes: Any) -> RunRequest:
+    asked: dict[str, Any] = {
+        "attack": "pgn-b",
+        "options": {"backbone": "scratch"},
+        "target": ClassifierSpec(architecture="resnet18", training=QUICK),
+        "budget": Budget(epsilon=0.3),
+        "runtime": Runtime(device="cpu"),
+    }
+    return RunRequest(**(asked | changes))
+
+
+def test_a_surrogate_of_the_targets_architecture_is_not_the_target() -> None:
+    """Trained alike on the same images, it would have the very same weights: a white box in disguise."""
+    asked = request()
+    prepared = prepare(asked, SILENT)
+    make = context_of(prepared, SILENT, None).train_classifier
+    assert make is not None
+    assert (
+        ModuleTarget(make(asked.target), 10).fingerprint
+        != ModuleTarget(make(asked.target.model_copy(update={"architecture": "squeezenet1_1"})), 10).fingerprint
+    )
+    surrogate = ModuleTarget(make(asked.target), 10, "resnet18", "resnet18")
+    assert surrogate.fingerprint != prepared.target.fingerprint
+
+
+def test_weights_count_by_content_and_not_by_name(tmp_path: Path) -> None:
+    def key(path: Path) -> str:
+        return prepare(request(options={"backbone": "scratch", "encoder_weights": str(path)}), SILENT).spec.key
+
+    state = {name: value.clone() for name, value in build_network("resnet18", 10, 32).state_dict().items()}
+    (tmp_path / "elsewhere").mkdir()
+    first, moved = tmp_path / "weights.safetensors", tmp_path / "elsewhere" / "weights.safetensors"
+    save_file(state, first)
+    save_file(state, moved)
+    before = key(first)
+    assert key(moved) == before
+    changed = load_file(first)
+    changed["conv1.weight"][0] += 1
+    save_file(changed, first)
+    assert key(first) != before
+
+
+def test_each_of_these_makes_another_result() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"seed": 1},
+        {"budget": Budget(epsilon=0.2)},
+        {"budget": Budget()},
+        {"goal": "enhance"},
+        {"threat": "white-box"},
+        {"max_fit_queries": 10**6},
+        {"options": {"backbone": "scratch", "gamma": 2.0}},
+        {"attack": "noise", "options": {}},
+        {"target": ClassifierSpec(architecture="resnet18", training=QUICK.model_copy(update={"seed": 5}))},
+    ]
+    keys = [prepare(request(**change), SILENT).spec.key for change in changes]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_run_that_ended_early_still_prints_its_record(tmp_path: Path) -> None:
+    """A whole record is printed for what failed too, so that a script can read why."""
+    arguments = ["run", "--attack", "pgn-b", "--target", "resnet18", "--target-images", "60", "--target-epochs", "1",
+                 "--device", "cpu", "--epsilon", "0.3", "--backbone", "scratch", "--threat", "black-box-labels",
+                 "--max-fit-queries", "1", "--limit", "20", "--results", str(tmp_path), "--json"]  # fmt: skip
+    done = CliRunner().invoke(main, arguments)
+    record = json.loads(done.stdout)
+    assert (done.exit_code, record["status"]) == (1, "budget-spent")
+    assert "1 queries in this phase" in record["reason"]
