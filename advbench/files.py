@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from platformdirs import user_cache_path
 
 from advbench.errors import StorageError
@@ -91,12 +92,24 @@ def _sync(folder: Path) -> None:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """Give a folder that outlives a kill, for checkpoints, and is removed once the context ends without an error."""
+    """Give a folder for checkpoints to one process at a time.
+
+    It outlives a kill, and is removed once the context ends without an error. Others that ask for it wait.
+
+    Raises:
+        StorageError: The folder cannot be made.
+    """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{path}.lock")
+        lock.acquire()
+        path.mkdir(exist_ok=True)
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; choose a folder that is writable"
         ) from error
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+        shutil.rmtree(path, ignore_errors=True)
+    finally:
+        lock.release()

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -158,5 +157,5 @@ class ResultStore:
     @contextmanager
     def working(self, key: str) -> Iterator[Path]:
         """Hold one result's work folder, where checkpoints outlive a kill, against other processes on this machine."""
-        with scratch_folder(self.work_folder(key)) as folder, FileLock(f"{folder}.lock"):
+        with scratch_folder(self.work_folder(key)) as folder:
             yield folder

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -147,7 +146,7 @@ def _train_once(
     folder = home() / "classifiers" / f"{spec.architecture.replace(':', '-')}-{key}"
     weights = folder / "weights.safetensors"
     device = runtime.torch_device  # starts the other processes of a shared run, which wait for the lock as well
-    with scratch_folder(home() / "work" / f"{role}-{key}") as work, FileLock(f"{work}.lock"):
+    with scratch_folder(home() / "work" / key) as work:
         if not weights.exists():
             checkpoint = Checkpoint(work / "training.ckpt", key)
             started = time.perf_counter()
