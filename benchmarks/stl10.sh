@@ -8,7 +8,7 @@ data="${1:-data}"
 export ADVBENCH_RESULTS="${2:-advbench-results/stl10}"
 weights="$data/weights/mobilenet_v2_imagenet_fp16.safetensors"
 generator=(--backbone surrogate --surrogate-epochs 5 --backbone-normalisation half --decoder-width 0.125
-           --encoder mobilenet_v2 --encoder-weights "$weights" --fit-images 2000 --epochs 5)
+           --encoder mobilenet_v2 --encoder-weights "$weights" --fit-images 2000 --epochs 4)
 pgn=("${generator[@]}" --discriminator mobilenet_v2 --discriminator-weights "$weights")
 surrogate=(--via mobilenet_v2 --via-weights "$weights" --via-normalisation half --via-epochs 5)
 

@@ -1,7 +1,7 @@
 """Running cells: from a request to a stored, checked result, and back again."""
 
 from advbench.bench.cell import Outcome, run_cell
-from advbench.bench.evaluate import Evaluation, evaluate
+from advbench.bench.evaluate import Evaluation, accuracy, evaluate
 from advbench.bench.request import Prepared, RunRequest, build_method, make_target, prepare
 from advbench.bench.verify import Verdict, verify_result
 
@@ -11,6 +11,7 @@ __all__ = [
     "Prepared",
     "RunRequest",
     "Verdict",
+    "accuracy",
     "build_method",
     "evaluate",
     "make_target",

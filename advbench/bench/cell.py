@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from advbench.access import QueryLedger, fit_access, perturb_access
-from advbench.bench.evaluate import Evaluation, evaluate
+from advbench.bench.evaluate import Evaluation, accuracy, evaluate
 from advbench.bench.request import Prepared, RunRequest, prepare
 from advbench.bench.summary import phase, summarise
 from advbench.errors import AdvbenchError, BudgetSpent, StorageError
@@ -88,17 +88,19 @@ class _Attempt:
 def _run(prepared: Prepared, progress: Progress, work: Path) -> _Attempt:
     if prepared.incompatible is not None:
         return _Attempt(_record(prepared, Status.INCOMPATIBLE, prepared.incompatible))
+    clean = None
     try:
-        return _measure(prepared, progress, work)
+        clean = accuracy(prepared.target, prepared.dataset.evaluation).value
+        progress.say(f"the target's clean accuracy is {clean:.1%} on {len(prepared.dataset.evaluation)} images")
+        return _measure(prepared, progress, work, clean)
     except BudgetSpent as error:
-        return _Attempt(_record(prepared, Status.BUDGET_SPENT, str(error)))
+        return _Attempt(_record(prepared, Status.BUDGET_SPENT, str(error), clean_accuracy=clean))
     except StorageError:
         raise
-    except AdvbenchError as error:
-        return _Attempt(_record(prepared, Status.FAILED, f"{type(error).__name__}: {error}"))
     except Exception as error:  # whatever a method or a target raises is its failure, never robustness
-        first_line = (str(error).splitlines() or [""])[0]
-        return _Attempt(_record(prepared, Status.FAILED, f"{type(error).__name__}: {first_line}"))
+        message = str(error) if isinstance(error, AdvbenchError) else (str(error).splitlines() or [""])[0]
+        reason = f"{type(error).__name__}: {message}"
+        return _Attempt(_record(prepared, Status.FAILED, reason, clean_accuracy=clean))
 
 
 def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Context:
@@ -129,7 +131,7 @@ def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Con
     )
 
 
-def _measure(prepared: Prepared, progress: Progress, work: Path) -> _Attempt:
+def _measure(prepared: Prepared, progress: Progress, work: Path, clean_accuracy: float) -> _Attempt:
     dataset, target, threat = prepared.dataset, prepared.target, prepared.threat
     warnings = target_warnings(target, dataset.evaluation.images(slice(0, 32)))
     for warning in warnings:
@@ -151,6 +153,7 @@ def _measure(prepared: Prepared, progress: Progress, work: Path) -> _Attempt:
         prepared,
         Status.OK,
         None,
+        clean_accuracy=clean_accuracy,
         metrics=metrics,
         notes=[*warnings, *perturber.notes()],
         history=[dict(epoch) for epoch in perturber.history()],
@@ -196,6 +199,7 @@ def _record(
     status: Status,
     reason: str | None,
     *,
+    clean_accuracy: float | None = None,
     metrics: Metrics | None = None,
     notes: list[str] | None = None,
     history: list[dict[str, Any]] | None = None,
@@ -207,6 +211,7 @@ def _record(
         spec=prepared.spec,
         request=prepared.request.model_dump(mode="json"),
         environment=environment(prepared.request.runtime.torch_device),
+        clean_accuracy=clean_accuracy,
         metrics=metrics,
         notes=notes or [],
         history=history or [],

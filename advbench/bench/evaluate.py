@@ -12,13 +12,13 @@ from torch import Tensor
 
 from advbench.datasets import LabelledImages
 from advbench.errors import InvalidPerturbation
-from advbench.metrics import perturbation_sizes, structural_similarity, to_uint8
+from advbench.metrics import Proportion, perturbation_sizes, proportion, structural_similarity, to_uint8
 from advbench.targets import Target
 from advbench.tensors import Images, Rows
 from advbench.threat import Budget
 from advbench.types import Capability, Goal, Norm
 
-__all__ = ["Evaluation", "check_perturbed", "evaluate"]
+__all__ = ["Evaluation", "accuracy", "check_perturbed", "evaluate"]
 
 TOLERANCE = 1e-6
 """On the budget, relative and absolute: what float32 rounding of ``x + delta`` can add."""
@@ -89,6 +89,15 @@ class _Examples:
             "clean": torch.stack([clean for _, clean, _ in chosen]),
             "perturbed": torch.stack([perturbed for _, _, perturbed in chosen]),
         }
+
+
+def accuracy(target: Target, images: LabelledImages, batch_size: int = 256) -> Proportion:
+    """The target's accuracy on clean images, in float32."""
+    hits = [
+        target.labels(images.images(rows)) == images.labels[rows]
+        for rows in torch.arange(len(images)).split(batch_size)
+    ]
+    return proportion(torch.cat(hits).numpy())
 
 
 def evaluate(

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from advbench.cli.options import MethodOptions, describe_attack, target_options, training_of
+from advbench.cli.options import (
+    MethodOptions,
+    dataset_of,
+    describe_attack,
+    runtime_of,
+    target_options,
+    training_of,
+)
 from advbench.cli.screen import Screen, errors_in_one_line
 from advbench.registry import ATTACKS, DATASETS
 
@@ -82,8 +89,6 @@ def run(context: click.Context, **given: Any) -> None:
 
 
 def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    from advbench.datasets import DatasetSpec
-    from advbench.runtime import Runtime
     from advbench.targets import ClassifierSpec, Training
     from advbench.threat import Budget, parse_epsilon
 
@@ -102,17 +107,9 @@ def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         "options": options,
         "via": surrogate,
         "target": training_of(given),
-        "dataset": DatasetSpec(
-            name=given["dataset"],
-            image_size=given["image_size"],
-            folder=given["data"],
-            download=given["download"],
-            limit=given["limit"],
-            fit_images=given["fit_images"],
-            class_seed=given["class_seed"],
-        ),
+        "dataset": dataset_of(given, limit=given["limit"], fit_images=given["fit_images"]),
         "budget": Budget(norm=given["norm"], epsilon=None if epsilon is None else parse_epsilon(epsilon)),
-        "runtime": Runtime(device=given["device"], devices=given["devices"], precision=given["precision"]),
+        "runtime": runtime_of(given),
         "batch_size": given["batch"],
         **{name: given[name] for name in _PASSED_ON},
     }
@@ -126,34 +123,19 @@ _PASSED_ON = ("threat", "true_labels", "max_queries", "max_fit_queries", "goal",
 @errors_in_one_line
 def train(**given: Any) -> None:
     """Train a target as the paper does, keep it, and say how good it is. What is kept is never trained again."""
-    from advbench.bench import make_target
-    from advbench.datasets import DatasetSpec, load_dataset
-    from advbench.metrics import proportion
+    from advbench.bench import accuracy, make_target
+    from advbench.datasets import load_dataset
     from advbench.report.tables import with_interval
-    from advbench.runtime import Runtime
 
-    screen = Screen()
-    spec = DatasetSpec(
-        name=given["dataset"],
-        image_size=given["image_size"],
-        folder=given["data"],
-        download=given["download"],
-        class_seed=given["class_seed"],
-    )
-    runtime = Runtime(device=given["device"], devices=given["devices"], precision=given["precision"])
+    screen, runtime = Screen(), runtime_of(given)
     with screen:
-        dataset = load_dataset(spec)
+        dataset = load_dataset(dataset_of(given))
         target = make_target(training_of(given), dataset, runtime, screen)
-        for part in (dataset.validation, dataset.evaluation):
-            hits = [
-                target.labels(part.images(rows)).eq(part.labels[rows])
-                for rows in part.rows.new_tensor(range(len(part))).split(256)
-            ]
-            share = proportion(hits[0].new_tensor([hit for piece in hits for hit in piece.tolist()]).numpy())
-            name = "evaluation" if part is dataset.evaluation else "validation"
-            screen.show(
-                f"{name} accuracy {with_interval(share.value, (share.low, share.high))} over {len(part)} images"
-            )
+        parts = {"validation": dataset.validation, "evaluation": dataset.evaluation}
+        shares = {name: accuracy(target, part) for name, part in parts.items()}
+    for name, share in shares.items():
+        shown = with_interval(share.value, (share.low, share.high))
+        screen.show(f"{name} accuracy {shown} over {len(parts[name])} images")
     screen.show(f"target {target.name}, fingerprint {target.fingerprint}")
 
 

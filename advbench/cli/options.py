@@ -14,9 +14,11 @@ from advbench.registry import ATTACKS
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from advbench.datasets import DatasetSpec
+    from advbench.runtime import Runtime
     from advbench.targets import ClassifierSpec
 
-__all__ = ["MethodOptions", "describe_attack", "target_options", "training_of"]
+__all__ = ["MethodOptions", "dataset_of", "describe_attack", "runtime_of", "target_options", "training_of"]
 
 _TARGET_OPTIONS = (
     click.option("--target", required=True, metavar="NAME", help="torchvision name, timm:NAME or MODULE:FACTORY."),
@@ -70,6 +72,27 @@ def training_of(given: dict[str, Any]) -> "ClassifierSpec":
             seed=given["seed"],
         ),
     )
+
+
+def dataset_of(given: dict[str, Any], **limits: int | None) -> "DatasetSpec":
+    """The dataset's specification from the command line's values."""
+    from advbench.datasets import DatasetSpec
+
+    return DatasetSpec(
+        name=given["dataset"],
+        image_size=given["image_size"],
+        folder=given["data"],
+        download=given["download"],
+        class_seed=given["class_seed"],
+        **limits,
+    )
+
+
+def runtime_of(given: dict[str, Any]) -> "Runtime":
+    """Where to compute, from the command line's values."""
+    from advbench.runtime import Runtime
+
+    return Runtime(device=given["device"], devices=given["devices"], precision=given["precision"])
 
 
 class MethodOptions:

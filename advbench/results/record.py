@@ -194,6 +194,8 @@ class CellRecord(_Model):
         spec: What was run.
         request: What was asked for, from which ``advbench verify`` starts: options as given, where data lay.
         environment: Versions, device, threads, and the revision of the checkout it was run in.
+        clean_accuracy: The target's, measured before it was attacked; also where the attack then failed. None where
+            nothing was run.
         metrics: What was found.
         notes: What a reader has to know beside the numbers: warnings, and what stood in for what.
         history: Figures by epoch, for methods that are trained.
@@ -209,6 +211,7 @@ class CellRecord(_Model):
     spec: CellSpec
     request: dict[str, Any]
     environment: dict[str, Any]
+    clean_accuracy: float | None
     metrics: Metrics | None
     notes: list[str]
     history: list[dict[str, float]]

@@ -1,5 +1,6 @@
 """What an attack is aimed at: a classifier on [0, 1] images, in eval mode, with frozen parameters."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -190,8 +191,6 @@ class ModuleTarget(Target):
 
     def module(self) -> nn.Module:
         """Give a copy, which cannot change this target."""
-        import copy
-
         return copy.deepcopy(self._module)
 
     def to(self, device: torch.device) -> "ModuleTarget":

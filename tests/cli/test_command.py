@@ -55,6 +55,7 @@ class TestRun:
         assert pgn["status"] == "ok"
         assert pgn["reason"] is None
         assert pgn["schema_version"] == 1
+        assert pgn["clean_accuracy"] == pgn["metrics"]["clean_accuracy"]
         assert {"spec", "environment", "metrics", "history", "files"} <= pgn.keys()
         metrics = pgn["metrics"]
         for name in ("clean", "raw", "valid", "uint8"):
@@ -167,6 +168,7 @@ class TestRun:
         assert spent.exit_code == 1
         record = json.loads(spent.stdout)
         assert (record["status"], record["metrics"]) == ("budget-spent", None)
+        assert 0 < record["clean_accuracy"] < 1
 
     def test_a_target_that_raises_is_a_failure_and_no_robustness(
         self, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from advbench.access import Access
 from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
+from advbench.methods.pgn.defaults import DEGRADE, ENHANCE, ENHANCE_SHARED
 from advbench.methods.pgn.networks import Discriminator, Generator, encoder_of
 from advbench.methods.pgn.objectives import OBJECTIVES
 from advbench.methods.pgn.training import Fit, Recipe, perturbed_images
@@ -137,7 +138,7 @@ class PGN(Method):
             "gamma": 0.0 if bounded else 3.0 if degrade else 1e-4,
             "valid_pixels": bounded,
         }
-        chosen |= _DEGRADE if degrade else _ENHANCE_SHARED if self._judges_like_the_target else _ENHANCE
+        chosen |= DEGRADE if degrade else ENHANCE_SHARED if self._judges_like_the_target else ENHANCE
         given = {name: value for name, value in self if value is not None}
         return self.model_copy(update=chosen | given)
 
@@ -306,41 +307,3 @@ def _set(value: T | None) -> T:
     """A field that ``resolve`` has filled in."""
     assert value is not None, "PGN.resolve() comes before fit()"
     return value
-
-
-_DEGRADE: Mapping[str, Any] = {
-    "objective": "logistic",
-    "train_discriminator": "all",
-    "label_aware": True,
-    "discriminator_steps": 2,
-    "replay": 20,
-    "learning_rate": 1e-3,
-    "discriminator_learning_rate": 1e-3,
-    "initial_scale": 4.0,
-}
-"""Started large, so that the target's verdicts vary at once, with the objective whose gradient stays where they do not,
-and a discriminator that keeps up with the generator. Chosen on validation images (digits, DenseNet-169)."""
-
-_ENHANCE_SHARED: Mapping[str, Any] = {
-    "objective": "logistic",
-    "train_discriminator": "head",
-    "label_aware": True,
-    "discriminator_steps": 1,
-    "replay": 0,
-    "learning_rate": 5e-4,
-    "discriminator_learning_rate": 3e-4,
-    "initial_scale": 0.3,
-}
-"""The target's own frozen weights and a head that starts from the target's: as in the paper, but told the label."""
-
-_ENHANCE: Mapping[str, Any] = {
-    "objective": "least-squares",
-    "train_discriminator": "all",
-    "label_aware": True,
-    "discriminator_steps": 1,
-    "replay": 0,
-    "learning_rate": 2e-4,
-    "discriminator_learning_rate": 3e-4,
-    "initial_scale": 0.1,
-}
-"""A surrogate's weights, all of them trained, started near the clean image."""

@@ -1,0 +1,43 @@
+"""The recipe for each goal: what makes the minimax game start and hold. Each value is an option of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["DEGRADE", "ENHANCE", "ENHANCE_SHARED"]
+
+DEGRADE: Mapping[str, Any] = {
+    "objective": "logistic",
+    "train_discriminator": "all",
+    "label_aware": True,
+    "discriminator_steps": 2,
+    "replay": 20,
+    "learning_rate": 1e-3,
+    "discriminator_learning_rate": 1e-3,
+    "initial_scale": 4.0,
+}
+"""Started large, so that the target's verdicts vary at once, with the objective whose gradient stays where they do not,
+and a discriminator that keeps up with the generator. Chosen on validation images (digits, DenseNet-169)."""
+
+ENHANCE_SHARED: Mapping[str, Any] = {
+    "objective": "logistic",
+    "train_discriminator": "head",
+    "label_aware": True,
+    "discriminator_steps": 1,
+    "replay": 0,
+    "learning_rate": 5e-4,
+    "discriminator_learning_rate": 3e-4,
+    "initial_scale": 0.3,
+}
+"""The target's own frozen weights and a head that starts from the target's: as in the paper, but told the label."""
+
+ENHANCE: Mapping[str, Any] = {
+    "objective": "least-squares",
+    "train_discriminator": "all",
+    "label_aware": True,
+    "discriminator_steps": 1,
+    "replay": 0,
+    "learning_rate": 2e-4,
+    "discriminator_learning_rate": 3e-4,
+    "initial_scale": 0.1,
+}
+"""A surrogate's weights, all of them trained, started near the clean image."""
