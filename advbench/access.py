@@ -56,6 +56,14 @@ class QueryLedger:
         if gradient:
             self.gradients.index_add_(0, rows, torch.ones_like(rows))
 
+    def counts(self) -> Tensor:
+        """Queries and gradients of each sample, ``(2, size)``."""
+        return torch.stack([self.queries, self.gradients])
+
+    def recall(self, counts: Tensor) -> None:
+        """Take over what was counted before an interruption; counts can only rise."""
+        self.queries, self.gradients = torch.maximum(self.counts(), counts)
+
 
 class _Sealed(torch.autograd.Function):
     """Passes scores on and refuses to differentiate them: gradients are asked for, so that they are counted."""
@@ -78,7 +86,7 @@ class Access:
     Made by ``fit_access`` and ``perturb_access``; methods receive it and never make one.
     """
 
-    __slots__ = ("_ask", "_granted", "_threat_name", "num_classes", "rows")
+    __slots__ = ("_ask", "_granted", "_recall", "_spent", "_threat_name", "num_classes", "rows")
 
     num_classes: int
     """How many classes the target knows."""
@@ -91,7 +99,7 @@ class Access:
     ) -> None:  # fmt: skip
         self.num_classes, self.rows = target.num_classes, rows
         self._granted, self._threat_name = granted, threat_name
-        self._ask: dict[Capability, Callable[..., object]] = {}
+        self._spent, self._recall = ledger.counts, ledger.recall
 
         def labels(images: Images, charged: Rows) -> Labels:
             ledger.charge(charged)
@@ -150,6 +158,14 @@ class Access:
     def true_labels(self) -> Labels:
         """The correct classes of the samples at hand."""
         return self._call(Capability.TRUE_LABELS)  # type: ignore[return-value]
+
+    def spent(self) -> Tensor:
+        """Queries and gradients of this phase so far, ``(2, samples)``: what a checkpoint of a fit holds of them."""
+        return self._spent()
+
+    def recall(self, spent: Tensor) -> None:
+        """Count what an interrupted fit had asked before it was resumed; counts can only rise."""
+        self._recall(spent)
 
     def grants(self, capability: Capability) -> bool:
         """Whether a capability is granted."""

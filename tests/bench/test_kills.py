@@ -44,8 +44,8 @@ class Machine:
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:
-    """All but times, and but what a resumed fit did not have to ask a second time."""
-    timing = ("fit_seconds", "ms_per_image", "fit")
+    """All but times."""
+    timing = ("fit_seconds", "ms_per_image")
     metrics = {name: value for name, value in record["metrics"].items() if name not in timing}
     return {"key": record["key"], "metrics": metrics, "history": record["history"]}
 

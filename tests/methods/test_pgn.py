@@ -273,6 +273,7 @@ class TestFit:
     ) -> None:
         setup = Setup(digits, target, goal)
         whole = setup.fit()
+        asked = setup.ledger.queries
         save = Checkpoint.save
         for survived in (1, 2):
             work = tmp_path / str(survived)
@@ -290,6 +291,7 @@ class TestFit:
                 setup.fit(work)
             monkeypatch.setattr(Checkpoint, "save", save)
             resumed = setup.fit(work)
+            assert torch.equal(setup.ledger.queries, asked), "what was asked before the kill was forgotten"
             assert resumed.history() == whole.history()
             assert all(torch.equal(value, resumed.state()[name]) for name, value in whole.state().items())
 

@@ -104,6 +104,8 @@ class Fit:
         self.best: dict[str, Tensor] = {}
         self.best_epoch = 0
         self.steps = 0
+        self.clean: Labels | None = None
+        self.spent = self.access.spent()
         self.past: deque[Judged] = deque(maxlen=self.recipe.replay)
         self.judged = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
         self.generator_optimizer = self._optimizer(self.generator.parameters())
@@ -122,9 +124,11 @@ class Fit:
         batches = math.ceil(len(self.train.fit) / self.recipe.batch_size)
         with self.context.progress.task("fitting PGN", total=self.recipe.epochs * batches) as task:
             task.advance(len(self.history) * batches)
-            clean = self._clean_answers() if not self._is_over() else torch.empty(0)
+            if not self._is_over() and self.clean is None:
+                self.clean = self._clean_answers()
             while not self._is_over():
-                self._epoch(clean, task)
+                self._epoch(task)
+                self.spent = self._sum_over_processes(self.access.spent())
                 if checkpoint is not None and self.fabric.is_global_zero:
                     checkpoint.save(self._state())
 
@@ -138,9 +142,9 @@ class Fit:
         answers = torch.zeros(len(self.train.fit), dtype=torch.long)
         for part in rows.split(self.recipe.batch_size):
             answers[part] = self.access.labels(self._images(part), rows=part).cpu()
-        return answers
+        return self._sum_over_processes(answers)
 
-    def _epoch(self, clean: Labels, task: Task) -> None:
+    def _epoch(self, task: Task) -> None:
         epoch = len(self.history)
         sums = torch.zeros(7, dtype=torch.float64)
         self.generator.train()
@@ -153,7 +157,8 @@ class Fit:
                 labels = self.train.fit.labels[rows]
                 figures = self.step(self._images(rows), labels.to(self.fabric.device), rows)
                 losses = torch.stack([figures.discriminator_loss, figures.generator_loss, figures.l1])
-                before, after = clean[rows] == labels, figures.answers.cpu() == labels
+                assert self.clean is not None
+                before, after = self.clean[rows] == labels, figures.answers.cpu() == labels
                 turned = torch.stack([(~before & after).sum(), (before & ~after).sum(), after.sum()])
                 sums += torch.cat([losses.cpu().double() * len(rows), turned, torch.tensor([len(rows)])])
                 task.advance(L_d=float(losses[0]), L_g=float(losses[1]), L_r=float(losses[2]))
@@ -306,6 +311,8 @@ class Fit:
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
         return parts | {
             "history": self.history,
+            "clean": self.clean,
+            "spent": self.spent,
             "steps": self.steps,
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -316,7 +323,9 @@ class Fit:
             return
         for name, part in self._stateful().items():
             part.load_state_dict(state[name])
-        self.history, self.steps = state["history"], state["steps"]
+        self.history, self.steps, self.clean = state["history"], state["steps"], state["clean"]
+        if self.fabric.is_global_zero:
+            self.access.recall(state["spent"])
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
     def _stateful(self) -> dict[str, Any]:
