@@ -114,6 +114,8 @@ class TestFolders:
         assert len(set(drawn.values())) > 1
         with pytest.raises(InvalidConfig, match="between 2 and the 8 classes"):
             load_dataset(DatasetSpec(name="imagenet-9", folder=tmp_path))
+        with pytest.raises(InvalidConfig, match="write imagenet-10"):
+            load_dataset(DatasetSpec(name="imagenet-N", folder=tmp_path))
 
     def test_pixels_are_the_files(self, tmp_path: Path) -> None:
         write_folder(tmp_path, classes=2, images=20, size=16)
