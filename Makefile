@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: run test check slow clean
 
 run: .venv/installed
-	$(BIN)/advbench run --attack pgn-b --target densenet169 --epsilon 0.3
+	$(BIN)/advbench run --attack pgn-b --target densenet169 --epsilon 0.3 --epochs 12
 
 test: .venv/installed-dev
 	$(BIN)/pytest
