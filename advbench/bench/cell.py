@@ -1,7 +1,7 @@
 """One cell: one method against one target on one dataset, run, checked and stored."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -112,7 +112,8 @@ def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Con
             # Trained alike, it would be the target itself, weight for weight.
             own = spec.training.model_copy(update={"seed": derive_seed(spec.training.seed, "surrogate")})
             spec = spec.model_copy(update={"training": own})
-        made = make_classifier(spec, prepared.dataset, request.runtime, progress, role="surrogate")
+        own_images = replace(prepared.dataset, fit=prepared.fit)  # the attacker's, where --fit-images gives fewer
+        made = make_classifier(spec, own_images, request.runtime, progress, role="surrogate")
         if not isinstance(made, Classifier):
             raise StorageError(f"a surrogate must be a torch module, and {spec.architecture} gives none")
         return made

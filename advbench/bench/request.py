@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from advbench.datasets import Dataset, DatasetSpec, LabelledImages, load_dataset
 from advbench.errors import InvalidConfig, UnknownName
@@ -83,7 +83,7 @@ class Prepared:
     dataset: Dataset
     fit: LabelledImages
     target: Target
-    method: SerializeAsAny[Method]
+    method: Method
     threat: ThreatModel
     spec: CellSpec
     incompatible: str | None

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from advbench.bench import RunRequest, prepare
 from advbench.bench.cell import context_of
 from advbench.cli import main
+from advbench.datasets import DatasetSpec
 from advbench.progress import SILENT
 from advbench.runtime import Runtime
 from advbench.targets import ClassifierSpec, ModuleTarget, Training, build_network
@@ -41,6 +42,17 @@ def test_a_surrogate_of_the_targets_architecture_is_not_the_target() -> None:
     )
     surrogate = ModuleTarget(make(asked.target), 10, "resnet18", "resnet18")
     assert surrogate.fingerprint != prepared.target.fingerprint
+
+
+def test_a_surrogate_sees_the_attackers_images_and_no_more() -> None:
+    spec = ClassifierSpec(architecture="squeezenet1_1", training=Training(epochs=1))
+    fingerprints = set()
+    for fit_images in (40, 60):
+        prepared = prepare(request(dataset=DatasetSpec(fit_images=fit_images, image_size=64)), SILENT)
+        make = context_of(prepared, SILENT, None).train_classifier
+        assert make is not None
+        fingerprints.add(ModuleTarget(make(spec), 10).fingerprint)
+    assert len(fingerprints) == 2
 
 
 def test_weights_count_by_content_and_not_by_name(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def perturbed_images(images: Images, perturbation: Images, strength: float, *, v
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What one step saw, as tensors, so that no step waits for a device."""
+    """What one step saw: losses before their updates, and the target's answers to J."""
 
     discriminator_loss: Tensor
     generator_loss: Tensor
