@@ -222,6 +222,12 @@ class TestStep:
         discriminator_loss = losses.discriminator(d_network(j.detach(), labels), goal_met(r, labels, Goal.DEGRADE))
         discriminator_loss.backward()
         d_optimizer.step()
+        # Adam's first step is the rate times the gradient's sign, which rounding decides where it is near zero; so
+        # the optimizers' states are compared, which hold a tenth of the gradients, the steps by their size, and the
+        # generator is judged by the very discriminator that the fit had then.
+        for own, other in zip(fit.judged, learnt, strict=True):
+            assert (own - other).abs().max() < 2.01 * d_rate
+        d_network.load_state_dict(fit.discriminator.state_dict())
         l1 = m.abs().mean()  # lines 11 to 13
         generator_loss = losses.generator(d_network(j, labels))
         (generator_loss + 0.5 * l1).backward()
@@ -229,22 +235,22 @@ class TestStep:
 
         assert torch.equal(figures.answers, r)
         assert figures.discriminator_loss.item() == pytest.approx(discriminator_loss.item(), rel=1e-4)
-        assert figures.generator_loss.item() == pytest.approx(generator_loss.item(), rel=1e-2)
+        assert figures.generator_loss.item() == pytest.approx(generator_loss.item(), rel=1e-4)
         assert figures.l1.item() == pytest.approx(l1.item(), rel=1e-4)
-        # Adam's first step is the rate times the gradient's sign, which rounding decides where it is near zero;
-        # so its states are compared, which hold a tenth of the gradients, and the steps by their size.
-        for optimizers, mine, theirs, rate in (
-            ((fit.discriminator_optimizer, d_optimizer), fit.judged, learnt, d_rate),
-            ((fit.generator_optimizer, g_optimizer), fit.generator.parameters(), g_network.parameters(), g_rate),
+        for own, other in zip(fit.generator.parameters(), g_network.parameters(), strict=True):
+            assert (own - other).abs().max() < 2.01 * g_rate
+        # Through the decoder's batch norms over 16 images, rounding grows to 0.4% of the generator's gradient.
+        for optimizers, mine, theirs, rounding in (
+            ((fit.discriminator_optimizer, d_optimizer), fit.judged, learnt, 1e-3),
+            ((fit.generator_optimizer, g_optimizer), fit.generator.parameters(), g_network.parameters(), 2e-2),
         ):
             pairs = list(zip(mine, theirs, strict=True))
             found, expected = (
-                torch.cat([optimizer.state[pair[side]]["exp_avg"].flatten() for pair in pairs])
+                torch.cat([optimizer.state[pair[side]]["exp_avg"].double().flatten() for pair in pairs])
                 for side, optimizer in enumerate(optimizers)
             )
-            assert F.cosine_similarity(found, expected, dim=0) > 0.99
-            assert found.norm() == pytest.approx(expected.norm().item(), rel=1e-2)
-            assert all((own - other).abs().max() < 2.01 * rate for own, other in pairs)
+            assert F.cosine_similarity(found, expected, dim=0) > 0.999
+            assert found.norm() == pytest.approx(expected.norm().item(), rel=rounding)
 
     def test_what_fitting_asks_is_counted(self, digits: Dataset, target: ModuleTarget) -> None:
         setup = Setup(digits, target, epochs=2)
