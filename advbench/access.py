@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from advbench.errors import AccessDenied, BudgetSpent, InvalidConfig
-from advbench.targets import GradientAnswer, Target
-from advbench.tensors import Images, Labels, Rows, SampleLoss, Scores
+from advbench.targets import JacobianAnswer, Target
+from advbench.tensors import Images, Labels, Rows, SampleLoss, SampleLosses, Scores
 from advbench.threat import ThreatModel
 from advbench.types import Capability
 
-__all__ = ["Access", "QueryLedger", "fit_access", "perturb_access"]
+__all__ = ["Access", "GradientAnswer", "QueryLedger", "fit_access", "perturb_access"]
 
 
 @dataclass
 class QueryLedger:
     """How often each sample was asked about in one phase.
 
-    A forward pass over one image is one query; a gradient is one query and one gradient.
+    A forward pass over one image is one query. A gradient comes with its query; several after one pass share it.
 
     Args:
         size: Samples in the phase's dataset.
@@ -41,8 +41,8 @@ class QueryLedger:
         self.queries = torch.zeros(self.size, dtype=torch.long)
         self.gradients = torch.zeros(self.size, dtype=torch.long)
 
-    def charge(self, rows: Rows, *, gradient: bool = False) -> None:
-        """Count one use for each of ``rows``, before it happens.
+    def charge(self, rows: Rows, *, gradients: int = 0) -> None:
+        """Count one query, and so many gradients, for each of ``rows``, before they are made.
 
         Raises:
             BudgetSpent: It would go over a limit; nothing is counted then.
@@ -53,8 +53,8 @@ class QueryLedger:
         if self.max_total is not None and int(after.sum()) > self.max_total:
             raise BudgetSpent(f"the threat model allows {self.max_total} queries in this phase, and they are spent")
         self.queries = after
-        if gradient:
-            self.gradients.index_add_(0, rows, torch.ones_like(rows))
+        if gradients:
+            self.gradients.index_add_(0, rows, torch.full_like(rows, gradients))
 
     def counts(self) -> Tensor:
         """Queries and gradients of each sample, ``(2, size)``."""
@@ -63,6 +63,14 @@ class QueryLedger:
     def recall(self, counts: Tensor) -> None:
         """Take over what was counted before an interruption; counts can only rise."""
         self.queries, self.gradients = torch.maximum(self.counts(), counts)
+
+
+@dataclass(frozen=True)
+class GradientAnswer:
+    """A loss's gradient with respect to the images, and the logits that came with it from the same pass."""
+
+    gradient: Images
+    scores: Scores
 
 
 class _Sealed(torch.autograd.Function):
@@ -110,14 +118,14 @@ class Access:
             answer = target.scores(images, fast=fast)
             return _Sealed.apply(images, answer) if images.requires_grad else answer
 
-        def gradient(images: Images, charged: Rows, loss: SampleLoss) -> GradientAnswer:
-            ledger.charge(charged, gradient=True)
-            return target.gradient(images, loss)
+        def jacobian(images: Images, charged: Rows, losses: SampleLosses, count: int) -> JacobianAnswer:
+            ledger.charge(charged, gradients=count)
+            return target.jacobian(images, losses, count)
 
         calls: dict[Capability, Callable[..., object]] = {
             Capability.LABELS: labels,
             Capability.SCORES: scores,
-            Capability.INPUT_GRADIENTS: gradient,
+            Capability.INPUT_GRADIENTS: jacobian,
             Capability.STRUCTURE: lambda: target.architecture,
             Capability.WEIGHTS: target.module,
             Capability.TRUE_LABELS: lambda: true_labels.clone(),
@@ -143,7 +151,17 @@ class Access:
 
     def gradient(self, images: Images, loss: SampleLoss, rows: Rows | None = None) -> GradientAnswer:
         """Ask for the gradient of ``loss`` with respect to each image, with its logits. One query and one gradient."""
-        return self._call(Capability.INPUT_GRADIENTS, images, self._charged(images, rows), loss)  # type: ignore[return-value]
+        answer = self.jacobian(images, lambda scores, part: loss(scores, part).unsqueeze(1), 1, rows)
+        return GradientAnswer(answer.gradients.squeeze(1), answer.scores)
+
+    def jacobian(self, images: Images, losses: SampleLosses, count: int, rows: Rows | None = None) -> JacobianAnswer:
+        """Ask for the gradients of ``count`` losses a sample, all after one forward pass.
+
+        One query and ``count`` gradients an image; ``losses`` is given the logits, so it may choose among classes.
+        """
+        return self._call(  # type: ignore[return-value]
+            Capability.INPUT_GRADIENTS, images, self._charged(images, rows), losses, count
+        )
 
     @property
     def structure(self) -> str:

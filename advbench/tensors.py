@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-__all__ = ["Images", "Labels", "Rows", "SampleLoss", "Scores"]
+__all__ = ["Images", "Labels", "Rows", "SampleLoss", "SampleLosses", "Scores"]
 
 Images: TypeAlias = Tensor
 """float32, ``(batch, channels, height, width)``; clean images lie in [0, 1]."""
@@ -21,3 +21,6 @@ Rows: TypeAlias = Tensor
 
 SampleLoss: TypeAlias = Callable[[Scores, slice], Tensor]
 """A loss for each sample, ``(part, classes) -> (part,)``, given which part of the batch the scores belong to."""
+
+SampleLosses: TypeAlias = Callable[[Scores, slice], Tensor]
+"""Several losses for each sample, ``(part, classes) -> (part, count)``, as in ``SampleLoss``."""

@@ -17,6 +17,7 @@ class Norm(StrEnum):
 
     LINF = "linf"
     L2 = "l2"
+    L1 = "l1"
 
 
 class Capability(StrEnum):

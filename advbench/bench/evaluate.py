@@ -16,7 +16,7 @@ from advbench.metrics import Proportion, perturbation_sizes, proportion, structu
 from advbench.targets import Target
 from advbench.tensors import Images, Rows
 from advbench.threat import Budget
-from advbench.types import Capability, Goal, Norm
+from advbench.types import Capability, Goal
 
 __all__ = ["Evaluation", "accuracy", "check_perturbed", "evaluate"]
 
@@ -45,7 +45,7 @@ def check_perturbed(perturbed: Images, images: Images, budget: Budget) -> None:
     if budget.epsilon is None or not len(images):
         return
     sizes = perturbation_sizes(images, perturbed)
-    largest = float((sizes.linf if budget.norm is Norm.LINF else sizes.l2).max())
+    largest = float(getattr(sizes, budget.norm).max())
     if largest > budget.epsilon * (1 + TOLERANCE) + TOLERANCE:
         raise InvalidPerturbation(
             f"a perturbation has {budget.norm} norm {largest:.7g}, over epsilon {budget.epsilon:g}"

@@ -50,7 +50,7 @@ def main() -> None:
 @click.option("--max-fit-queries", type=click.IntRange(0), metavar="N", help="Most queries in fitting.")
 @click.option("--goal", type=click.Choice(["degrade", "enhance"]), default="degrade", show_default=True)
 @click.option("--epsilon", metavar="E", help="Largest norm, pixels in [0, 1]: 0.03 or 8/255. Unbounded, if left out.")
-@click.option("--norm", type=click.Choice(["linf", "l2"]), default="linf", show_default=True)
+@click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True)
 @click.option("--limit", type=int, metavar="N", help="Keep N evaluation images, balanced over the classes.")
 @click.option("--fit-images", type=int, metavar="N", help="Fit the method on N images. All, if left out.")
 @click.option("--batch", default=128, show_default=True, type=click.IntRange(1), help="Evaluation images at a time.")

@@ -1,6 +1,7 @@
 """Attacks and enhancers, one interface for all."""
 
-from advbench.methods.base import Context, ImageMethod, Method, Perturber, Setting, TrainingImages, clip_to_budget
+from advbench.methods.base import Context, ImageMethod, Method, Perturber, Setting, TrainingImages
+from advbench.methods.geometry import clip_to_budget
 from advbench.methods.transfer import Transfer
 
 __all__ = [

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from advbench.tensors import Images
 from advbench.threat import Budget, Needs
 from advbench.types import Goal
 
-__all__ = ["Context", "ImageMethod", "Method", "Perturber", "Setting", "TrainingImages", "clip_to_budget", "lengths"]
+__all__ = ["Context", "ImageMethod", "Method", "Perturber", "Setting", "TrainingImages"]
 
 
 @dataclass(frozen=True)
@@ -191,23 +190,3 @@ class ImageMethod(Method):
     def restore(self, state: Mapping[str, Any], context: Context) -> Perturber:  # noqa: ARG002
         """Make the perturber again."""
         return _Bound(self, context)
-
-
-def clip_to_budget(perturbed: Images, images: Images, budget: Budget) -> Images:
-    """Move perturbed images to the nearest within the budget around the clean ones, then into [0, 1].
-
-    Clipping to [0, 1] cannot move an image further from a clean one that lies there.
-    """
-    delta = perturbed - images
-    if budget.epsilon is not None:
-        if budget.norm == "linf":
-            delta = delta.clamp(-budget.epsilon, budget.epsilon)
-        else:
-            delta = delta * (budget.epsilon / lengths(delta).clamp(min=budget.epsilon or torch.inf))
-    return (images + delta).clamp(0, 1)
-
-
-def lengths(delta: Tensor) -> Tensor:
-    """Euclidean norms, ``(batch, ...) -> (batch, 1, 1, 1)``."""
-    norms: Tensor = delta.flatten(1).norm(dim=1)
-    return norms.view(-1, 1, 1, 1)

@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from advbench.access import Access
-from advbench.methods.base import Context, clip_to_budget
-from advbench.methods.gradient import GradientMethod, rising_loss, steepest
+from advbench.methods.base import Context
+from advbench.methods.geometry import clip_to_budget, unit_step
+from advbench.methods.gradient import GradientMethod, rising_loss
 from advbench.tensors import Images, Scores
 
 __all__ = ["FGSM"]
@@ -17,9 +18,9 @@ class FGSM(GradientMethod):
     ``x + epsilon * sign(grad_x J(x, y))``, one forward and one backward pass an image. Images are
     ``(batch, 3, height, width)``, epsilon in [0, 1] pixel scale.
 
-    Deviations: y is the predicted class unless ``label`` is ``true``, so that no label leaks; under an l2 budget the
-    step is along the gradient itself, with length epsilon; to enhance, the sign is reversed; results are clipped to
-    [0, 1].
+    Deviations: y is the predicted class unless ``label`` is ``true``, so that no label leaks; under an l2 or l1 budget
+    the step is along the gradient itself, with length epsilon (FGM); to enhance, the sign is reversed; results are
+    clipped to [0, 1].
     """
 
     def perturb(self, images: Images, access: Access, context: Context) -> Images:
@@ -32,4 +33,4 @@ class FGSM(GradientMethod):
             return rising_loss(scores, labels, context.goal)
 
         gradient = access.gradient(images, loss).gradient
-        return clip_to_budget(images + epsilon * steepest(gradient, norm), images, context.budget)
+        return clip_to_budget(images + epsilon * unit_step(gradient, norm), images, context.budget)

@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from advbench.access import Access
 from advbench.errors import InvalidConfig
-from advbench.methods.base import Context, ImageMethod, Setting, clip_to_budget, lengths
+from advbench.methods.base import Context, ImageMethod, Setting
+from advbench.methods.geometry import clip_to_budget, lengths
 from advbench.seeding import per_sample_uniform
 from advbench.tensors import Images
 from advbench.threat import Needs
@@ -17,8 +18,8 @@ class Noise(ImageMethod):
     """Noise at the full budget that looks at nothing: what any method has to beat.
 
     Under linf, every pixel moves by epsilon with a random sign (``sign``) or by a uniform amount of at most epsilon
-    (``uniform``); under l2, the same noise is scaled to length epsilon. Results are clipped to [0, 1]. Images are
-    ``(batch, 3, height, width)``, epsilon in [0, 1] pixel scale. Both goals are served alike.
+    (``uniform``); under l2 and l1, the same noise is scaled to length epsilon. Results are clipped to [0, 1].
+    Images are ``(batch, 3, height, width)``, epsilon in [0, 1] pixel scale. Both goals are served alike.
 
     Args:
         kind: ``sign`` or ``uniform``.
@@ -42,6 +43,6 @@ class Noise(ImageMethod):
         noise = per_sample_uniform(images.shape, access.rows, context.seed, "noise").to(images.device)
         if self.kind == "sign":
             noise = noise.sign()
-        if context.budget.norm is Norm.L2:
-            noise = noise / lengths(noise).clamp(min=1e-12)
+        if context.budget.norm is not Norm.LINF:
+            noise = noise / lengths(noise, context.budget.norm).clamp(min=1e-12)
         return clip_to_budget(images + epsilon * noise, images, context.budget)

@@ -4,8 +4,9 @@ from pydantic import Field
 from torch import Tensor
 
 from advbench.access import Access
-from advbench.methods.base import Context, clip_to_budget
-from advbench.methods.gradient import GradientMethod, rising_loss, steepest
+from advbench.methods.base import Context
+from advbench.methods.geometry import clip_to_budget, unit_step
+from advbench.methods.gradient import GradientMethod, rising_loss
 from advbench.seeding import per_sample_uniform
 from advbench.tensors import Images, Scores
 
@@ -36,7 +37,7 @@ class PGD(GradientMethod):
         """Take the steps."""
         budget = context.budget
         epsilon = budget.epsilon or 0.0
-        labels = access.true_labels if self.label == "true" else access.labels(images)
+        labels = self.reference(images, access)
 
         def loss(scores: Scores, part: slice) -> Tensor:
             return rising_loss(scores, labels[part], context.goal)
@@ -47,6 +48,6 @@ class PGD(GradientMethod):
             perturbed = clip_to_budget(images + epsilon * noise, images, budget)
         for _ in range(self.steps):
             gradient = access.gradient(perturbed, loss).gradient
-            step = self.relative_step * epsilon * steepest(gradient, budget.norm)
+            step = self.relative_step * epsilon * unit_step(gradient, budget.norm)
             perturbed = clip_to_budget(perturbed + step, images, budget)
         return perturbed

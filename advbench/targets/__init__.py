@@ -1,6 +1,6 @@
 """Classifiers under attack: any torchvision network, one's own module, or a plain function."""
 
-from advbench.targets.base import Classifier, FunctionTarget, GradientAnswer, ModuleTarget, Normalise, Target
+from advbench.targets.base import Classifier, FunctionTarget, JacobianAnswer, ModuleTarget, Normalise, Target
 from advbench.targets.checks import target_warnings
 from advbench.targets.fast import fast_form
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
@@ -12,7 +12,7 @@ __all__ = [
     "Classifier",
     "ClassifierSpec",
     "FunctionTarget",
-    "GradientAnswer",
+    "JacobianAnswer",
     "ModuleTarget",
     "Normalisation",
     "Normalise",

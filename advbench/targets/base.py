@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from advbench.errors import AccessDenied, InvalidConfig, InvalidData
 from advbench.files import digest, digest_state
 from advbench.targets.fast import fast_form
-from advbench.tensors import Images, Labels, SampleLoss, Scores
+from advbench.tensors import Images, Labels, SampleLosses, Scores
 from advbench.types import ALL_CAPABILITIES, Capability
 
 __all__ = [
     "CHUNK_PIXELS",
     "Classifier",
     "FunctionTarget",
-    "GradientAnswer",
+    "JacobianAnswer",
     "ModuleTarget",
     "Normalise",
     "Target",
@@ -76,10 +76,17 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class GradientAnswer:
-    """A loss's gradient with respect to the images, and the logits that came with it from the same pass."""
+class JacobianAnswer:
+    """Several losses and their gradients with respect to the images, and the logits, all from one forward pass.
 
-    gradient: Images
+    Args:
+        gradients: ``(batch, count, channels, height, width)``.
+        losses: ``(batch, count)``.
+        scores: ``(batch, classes)``.
+    """
+
+    gradients: Tensor
+    losses: Tensor
     scores: Scores
 
 
@@ -105,8 +112,8 @@ class Target(ABC):
         """Give logits, float32."""
         raise AccessDenied(f"target '{self.name}' answers with labels only, not with scores")
 
-    def gradient(self, images: Images, loss: SampleLoss) -> GradientAnswer:  # noqa: ARG002
-        """Differentiate the sum of ``loss`` over the batch with respect to ``images``, in float32."""
+    def jacobian(self, images: Images, losses: SampleLosses, count: int) -> JacobianAnswer:  # noqa: ARG002
+        """Differentiate each of ``count`` losses a sample by itself, after one forward pass, in float32."""
         raise AccessDenied(f"target '{self.name}' is a function without gradients")
 
     def module(self) -> nn.Module:
@@ -170,12 +177,13 @@ class ModuleTarget(Target):
             answer = torch.cat(pieces).float()
         return answer.to(images.device).clone()  # outside inference mode: an ordinary tensor again
 
-    def gradient(self, images: Images, loss: SampleLoss) -> GradientAnswer:
-        """Differentiate through the float32 fast form: folding changes logits by rounding alone."""
+    def jacobian(self, images: Images, losses: SampleLosses, count: int) -> JacobianAnswer:
+        """Differentiate each loss through the float32 fast form, by one backward pass a loss."""
         if not len(images):
-            return GradientAnswer(torch.zeros_like(images), self.scores(images))
+            nothing = images.new_zeros((0, count, *images.shape[1:]))
+            return JacobianAnswer(nothing, images.new_zeros((0, count)), self.scores(images))
         module = self._fast_module() if self.fast_dtype is torch.float32 else self._module
-        gradients, scores = [], []
+        gradients, values, scores = [], [], []
         size = chunk_size(images)
         for start in range(0, len(images), size):
             part = slice(start, start + size)
@@ -183,11 +191,16 @@ class ModuleTarget(Target):
             inputs = piece.to(self._device).contiguous(memory_format=torch.channels_last).requires_grad_()
             with torch.enable_grad():
                 logits = module(inputs)
-                # The gradient of the input alone: no parameter's is ever computed.
-                (gradient,) = torch.autograd.grad(loss(logits, part).sum(), inputs)
-            gradients.append(gradient.to(images.device))
+                value = losses(logits, part)
+            # The gradients of the input alone: no parameter's is ever computed.
+            rows = [
+                torch.autograd.grad(value[:, index].sum(), inputs, retain_graph=index + 1 < count)[0]
+                for index in range(count)
+            ]
+            gradients.append(torch.stack(rows, dim=1).to(images.device))
+            values.append(value.detach().to(images.device))
             scores.append(logits.detach().to(images.device))
-        return GradientAnswer(torch.cat(gradients).contiguous(), torch.cat(scores))
+        return JacobianAnswer(torch.cat(gradients).contiguous(), torch.cat(values), torch.cat(scores))
 
     def module(self) -> nn.Module:
         """Give a copy, which cannot change this target."""

@@ -35,10 +35,10 @@ def target_warnings(target: Target, images: Images) -> list[str]:
         )
     if Capability.INPUT_GRADIENTS in target.offers:
         predicted = scores.argmax(dim=1)
-        answer = target.gradient(
-            images, lambda logits, part: F.cross_entropy(logits, predicted[part], reduction="none")
+        answer = target.jacobian(
+            images, lambda logits, part: F.cross_entropy(logits, predicted[part], reduction="none")[:, None], 1
         )
-        dead = (answer.gradient.flatten(1).abs().amax(dim=1) == 0).float().mean().item()
+        dead = (answer.gradients.flatten(1).abs().amax(dim=1) == 0).float().mean().item()
         if dead > 0.1:
             found.append(
                 f"{dead:.0%} of input gradients are zero: gradient attacks fail without the target being robust; "

@@ -173,6 +173,13 @@ class TestLedger:
         assert ledger.queries.tolist() == [1, 2, 1, 1, 3, 1]
         assert ledger.gradients.tolist() == [0, 1, 0, 0, 0, 0]
 
+    def test_several_gradients_after_one_pass_are_one_query(self, linear_target: MakeTarget) -> None:
+        access, ledger = opened(linear_target(), "white-box")
+        answer = access.jacobian(IMAGES[:2], lambda scores, part: scores[:, :3], 3, rows=torch.tensor([1, 4]))
+        assert answer.gradients.shape == (2, 3, 3, 4, 4)
+        assert ledger.queries.tolist() == [0, 1, 0, 0, 1, 0]
+        assert ledger.gradients.tolist() == [0, 3, 0, 0, 3, 0]
+
     def test_counts_equal_what_the_module_saw(self, linear_target: MakeTarget) -> None:
         target = linear_target()
         seen = []
@@ -224,4 +231,4 @@ class TestFunctionTargets:
 
     def test_gradients_of_a_function_are_refused_by_the_target_itself(self) -> None:
         with pytest.raises(AccessDenied, match="function"):
-            FunctionTarget(lambda images: torch.zeros(len(images)), 2).gradient(IMAGES, lambda s, part: s[:, 0])
+            FunctionTarget(lambda images: torch.zeros(len(images)), 2).jacobian(IMAGES, lambda s, part: s[:, :1], 1)

@@ -27,8 +27,11 @@ QUICK: dict[str, dict[str, Any]] = {
 BUDGETS = {
     "linf": Budget(norm=Norm.LINF, epsilon=0.1),
     "l2": Budget(norm=Norm.L2, epsilon=1.5),
+    "l1": Budget(norm=Norm.L1, epsilon=20),
 }
-CASES = [(name, goal, norm) for name in ATTACKS.entries for goal in Goal for norm in BUDGETS]
+CASES = [
+    (name, goal, norm) for name in ATTACKS.entries for goal in sorted(ATTACKS.load(name).goals) for norm in BUDGETS
+]
 _fitted: dict[tuple[str, Goal, str], tuple[Method, Context, Perturber, QueryLedger]] = {}
 
 

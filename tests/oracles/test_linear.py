@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 from advbench.access import QueryLedger, perturb_access
 from advbench.bench import build_method
 from advbench.methods import Context
+from advbench.methods.geometry import dual, lengths, project, unit_step
 from advbench.metrics import mean_average_precision, perturbation_sizes, proportion, structural_similarity, to_uint8
 from advbench.targets import ModuleTarget
 from advbench.threat import THREATS, Budget
@@ -72,6 +73,36 @@ def test_fgsm_is_the_sign_of_the_cross_entropys_gradient(label: str, linear_targ
     residual = target.scores(IMAGES).softmax(1) - F.one_hot(target.labels(IMAGES), 7)
     expected = IMAGES + 0.05 * (residual @ weight).view_as(IMAGES).sign()
     assert torch.allclose(perturb(target, "fgsm", Budget(epsilon=0.05), Goal.DEGRADE, label=label), expected, atol=1e-6)
+
+
+class TestGeometry:
+    @pytest.mark.parametrize("norm", Norm)
+    def test_a_projection_is_the_nearest_point_of_the_ball(self, norm: Norm) -> None:
+        generator = torch.Generator().manual_seed(0)
+        delta = torch.randn(40, 3, 2, 2, generator=generator)
+        nearest = project(delta, norm, 0.7)
+        assert (lengths(nearest, norm) <= 0.7 * (1 + 1e-5)).all()
+        inside = project(0.01 * delta, norm, 0.7)
+        assert torch.allclose(inside, 0.01 * delta, atol=1e-7)
+        for _ in range(50):  # no point of the ball is nearer (variational inequality of a projection on a convex set)
+            other = project(torch.randn(delta.shape, generator=generator), norm, 0.7)
+            product = ((delta - nearest) * (other - nearest)).flatten(1).sum(dim=1)
+            assert (product <= 1e-4).all()
+
+    @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+    def test_a_unit_step_gains_the_dual_norm(self, norm: Norm) -> None:
+        gradient = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+        step = unit_step(gradient, norm)
+        assert torch.allclose(lengths(step, norm), torch.ones(8, 1, 1, 1))
+        gain = (step * gradient).flatten(1).sum(dim=1)
+        assert torch.allclose(gain, lengths(gradient, dual(norm)).flatten(), rtol=1e-5)
+
+    def test_each_sample_may_have_its_own_radius(self) -> None:
+        delta = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+        radii = torch.linspace(0, 1, 5).view(-1, 1, 1, 1)
+        for norm in Norm:
+            alone = torch.cat([project(delta[[i]], norm, float(radii[i])) for i in range(5)])
+            assert torch.allclose(project(delta, norm, radii), alone, atol=1e-6)
 
 
 class TestMetrics:

@@ -83,7 +83,7 @@ class TestFastForm:
         module = target.module().requires_grad_(False)
         inputs = images.clone().requires_grad_()
         (expected,) = torch.autograd.grad(module(inputs).logsumexp(1).sum(), inputs)
-        found = target.gradient(images, lambda scores, part: scores.logsumexp(1)).gradient
+        found = target.jacobian(images, lambda scores, part: scores.logsumexp(1)[:, None], 1).gradients[:, 0]
         # A unit that sits on its kink may fall on either side; all else differs by rounding.
         assert ((found - expected).abs() > 1e-3 * expected.abs().max()).float().mean() < 0.01
         assert (found.sign() == expected.sign()).float().mean() > 0.995
@@ -93,17 +93,17 @@ class TestFastForm:
         half = ModuleTarget(target.module(), 10, fast_dtype=torch.bfloat16)
         assert (half.labels(images, fast=True) == half.labels(images)).float().mean() > 0.9
         assert torch.equal(half.scores(images), target.scores(images))
-        everything = half.gradient(images[:4], lambda scores, part: scores[:, 0])
-        assert everything.gradient.dtype is torch.float32
+        everything = half.jacobian(images[:4], lambda scores, part: scores[:, :1], 1)
+        assert everything.gradients.dtype is torch.float32
 
     def test_large_batches_are_answered_in_parts(self, target: ModuleTarget, digits: Dataset) -> None:
         images = digits.fit.images(slice(0, 1100))
         parts = torch.cat([target.scores(part) for part in images.split(100)])
         assert torch.allclose(target.scores(images), parts, atol=1e-4)
         labels = torch.arange(1100) % 10
-        whole = target.gradient(images, lambda scores, part: scores.gather(1, labels[part, None])[:, 0])
-        tail = target.gradient(images[1000:], lambda scores, part: scores.gather(1, labels[1000:][part, None])[:, 0])
-        assert torch.allclose(whole.gradient[1000:], tail.gradient, atol=1e-5)
+        whole = target.jacobian(images, lambda scores, part: scores.gather(1, labels[part, None]), 1)
+        tail = target.jacobian(images[1000:], lambda scores, part: scores.gather(1, labels[1000:][part, None]), 1)
+        assert torch.allclose(whole.gradients[1000:], tail.gradients, atol=1e-5)
 
 
 class TestIdentity:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advbench.errors import InvalidConfig
+from advbench.methods.geometry import lengths
 from advbench.targets import Classifier
 from advbench.tensors import Images, Labels
 from advbench.threat import Budget
@@ -35,7 +36,7 @@ class Generator(nn.Module):
         encoder: From normalised or raw images to a feature map.
         width: Scales the decoder's channels; 1 is the paper's.
         budget: With an epsilon, M stays within it by construction: epsilon tanh(m) under linf, and
-            m / sqrt(1 + ||m||^2 / epsilon^2) under l2, m being the decoder's output. The paper has no bound.
+            m / sqrt(1 + ||m||^2 / epsilon^2) under l2 and l1, m being the decoder's output. The paper has no bound.
         initial_scale: Multiplies the last layer's first weights: small starts near the clean image, large does not.
     """
 
@@ -78,8 +79,7 @@ class Generator(nn.Module):
             return decoded
         if self.budget.norm is Norm.LINF:
             return epsilon * torch.tanh(decoded)
-        square = decoded.flatten(1).square().sum(dim=1).view(-1, 1, 1, 1)
-        return decoded * epsilon / torch.sqrt(epsilon**2 + square)
+        return decoded * epsilon / torch.sqrt(epsilon**2 + lengths(decoded, self.budget.norm).square())
 
 
 class Discriminator(nn.Module):
