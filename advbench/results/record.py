@@ -211,7 +211,7 @@ class CellRecord(_Model):
     spec: CellSpec
     request: dict[str, Any]
     environment: dict[str, Any]
-    clean_accuracy: float | None
+    clean_accuracy: float | None = None
     metrics: Metrics | None
     notes: list[str]
     history: list[dict[str, float]]

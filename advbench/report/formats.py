@@ -1,0 +1,193 @@
+"""One table in every form that a reader may want: terminal, Markdown, LaTeX, CSV and JSON."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from advbench.report.compare import ComparedCell, ComparedTable
+from advbench.report.published import AgainstRow
+from advbench.types import Goal
+
+__all__ = ["Cell", "Grid", "against_grid", "as_csv", "as_latex", "as_markdown", "as_terminal", "comparison_grid"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one place of a table shows: words, what is to be read with them, and whether it stands out."""
+
+    text: str
+    detail: str = ""
+    strong: bool = False
+
+    @property
+    def whole(self) -> str:
+        """On one line."""
+        return f"{self.text} {self.detail}".strip()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of words.
+
+    Args:
+        title: Above it.
+        header: The columns.
+        rows: As wide as the header.
+        notes: Below it.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one decimal, without its sign."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def comparison_grid(table: ComparedTable, *, details: bool = True) -> Grid:
+    """A comparison as words: each cell its mean, its interval, and the spread over seeds where there are several."""
+    worst = "worst case" if table.goal is Goal.DEGRADE else "best case"
+    rows = []
+    failures = []
+    for row in table.rows:
+        cells = [Cell(row.target), Cell(percent(row.clean))]
+        for method in table.methods:
+            cell = row.cells.get(method)
+            cells.append(_shown(cell, details=details))
+            if cell is not None and cell.reason is not None:
+                failures.append(f"{row.target}, {method}: {cell.reason}")
+        rows.append([*cells, Cell(percent(row.worst))])
+    arrow = "lower is stronger" if table.goal is Goal.DEGRADE else "higher is stronger"
+    notes = [
+        f"accuracy in percent on {table.images} {table.version} images, {arrow}; [95% interval over images]"
+        + ("; (lowest to highest seed)" if _seeds(table) > 1 else ""),
+        "marked: beyond chance from every other method of its row (paired, Holm-corrected, 5%)",
+        f"{worst}: right under {'every method' if table.goal is Goal.DEGRADE else 'any method'} of the row",
+        *failures,
+    ]
+    return Grid(table.title, ["target", "clean", *table.methods, worst], rows, notes)
+
+
+def _seeds(table: ComparedTable) -> int:
+    return max((len(cell.seeds) for row in table.rows for cell in row.cells.values()), default=0)
+
+
+def _shown(cell: ComparedCell | None, *, details: bool) -> Cell:
+    if cell is None:
+        return Cell("")
+    if cell.accuracy is None or cell.interval is None or cell.spread is None:
+        return Cell(str(cell.status))
+    detail = f"[{percent(cell.interval[0])}, {percent(cell.interval[1])}]"
+    if len(cell.seeds) > 1:
+        detail += f" ({percent(cell.spread[0])} to {percent(cell.spread[1])})"
+    return Cell(percent(cell.accuracy), detail if details else "", strong=cell.best)
+
+
+def against_grid(rows: Sequence[AgainstRow], source: str) -> Grid:
+    """Ours beside the published numbers."""
+    header = ["table", "dataset", "goal", "target", "method", "ours", "theirs", "difference", "what differs"]
+    return Grid(
+        f"against {source}",
+        header,
+        [
+            [
+                Cell(words)
+                for words in (
+                    row.published.table,
+                    row.published.dataset,
+                    str(row.published.goal),
+                    row.published.architecture,
+                    row.published.attack,
+                    percent(row.ours),
+                    percent(row.published.accuracy),
+                    f"{100 * row.difference:+.1f}",
+                    "; ".join(row.differs),
+                )
+            ]
+            for row in rows
+        ],
+        ["raw accuracy in percent"],
+    )
+
+
+def as_terminal(grid: Grid) -> Table:
+    """For a terminal."""
+    notes = Text("\n".join(grid.notes))
+    table = Table(box=SIMPLE_HEAD, title=Text(grid.title), title_justify="left", caption=notes, caption_justify="left")
+    for position, name in enumerate(grid.header):
+        table.add_column(Text(name), no_wrap=position == 0)
+    for row in grid.rows:
+        table.add_row(*(_terminal(cell) for cell in row))
+    return table
+
+
+def _terminal(cell: Cell) -> Text:
+    shown = Text(cell.text, style="bold green" if cell.strong else "")
+    return shown.append("\n" + cell.detail.replace(" (", "\n("), style="dim") if cell.detail else shown
+
+
+def as_markdown(grid: Grid) -> str:
+    """GitHub's Markdown."""
+
+    def escaped(text: str) -> str:
+        return text.replace("|", "\\|")
+
+    def line(words: Sequence[str]) -> str:
+        return f"| {' | '.join(words)} |"
+
+    def shown(cell: Cell) -> str:
+        strong = f"**{escaped(cell.text)}**" if cell.strong else escaped(cell.text)
+        return f"{strong} {cell.detail}".strip()
+
+    rows = [line([shown(cell) for cell in row]) for row in grid.rows]
+    head = [line([escaped(name) for name in grid.header]), line(["---"] * len(grid.header))]
+    notes = [f"- {note}" for note in grid.notes]
+    return "\n".join([f"### {grid.title}", "", *head, *rows, "", *notes, ""])
+
+
+LATEX = str.maketrans({"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\~{}"})
+
+
+def as_latex(grid: Grid) -> str:
+    """A LaTeX table that needs the booktabs package."""
+
+    def line(words: Sequence[str]) -> str:
+        return "    " + " & ".join(words) + r" \\"
+
+    def shown(cell: Cell) -> str:
+        text = cell.whole.translate(LATEX)
+        return rf"\textbf{{{text}}}" if cell.strong else text
+
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{grid.title.translate(LATEX)}. {'; '.join(grid.notes).translate(LATEX)}.}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
+            r"    \toprule",
+            line([name.translate(LATEX) for name in grid.header]),
+            r"    \midrule",
+            *(line([shown(cell) for cell in row]) for row in grid.rows),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def as_csv(grid: Grid) -> str:
+    """Comma-separated, the header first."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(grid.header)
+    writer.writerows([cell.whole for cell in row] for row in grid.rows)
+    return out.getvalue()

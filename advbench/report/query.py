@@ -1,0 +1,98 @@
+"""SQL over all results, by DuckDB on the stored files."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from advbench.errors import InvalidConfig
+from advbench.results import CellRecord, ResultStore
+
+__all__ = ["Answer", "ask"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query found.
+
+    Args:
+        columns: Names.
+        rows: Values, one tuple a row.
+    """
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+def ask(sql: str, store: ResultStore) -> Answer:
+    """Answer one query.
+
+    ``results`` has a row a run: ``key``, ``status``, ``reason``, ``attack``, ``goal``, ``target``, ``architecture``,
+    ``dataset``, ``image_size``, ``threat``, ``norm``, ``epsilon``, ``seed``, ``created``, ``parameters`` (JSON) and
+    every metric. ``samples`` has a row an image, with ``key``: ``id``, ``label``, predictions and sizes.
+
+    Raises:
+        InvalidConfig: The query is not understood, or asks for nothing.
+    """
+    import duckdb  # lazy: only this needs it
+    import pyarrow as pa
+
+    records = store.records()
+    rows = [_row(record) for record in records]
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["key"]
+    results = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    with duckdb.connect(":memory:") as connection:
+        connection.register("results", results)
+        if re.search(r"\bsamples\b", sql):
+            connection.execute(_samples_view(store, records))
+        try:
+            statements = connection.extract_statements(sql)
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+                raise InvalidConfig("a query asks and changes nothing: one statement that starts with 'select'")
+            relation = connection.sql(sql)
+        except duckdb.Error as error:
+            raise InvalidConfig(f"the query was not understood: {str(error).splitlines()[0]}") from error
+        return Answer(list(relation.columns), relation.fetchall())
+
+
+def _row(record: CellRecord) -> dict[str, Any]:
+    spec = record.spec
+    row: dict[str, Any] = {
+        "key": record.key,
+        "status": str(record.status),
+        "reason": record.reason,
+        "attack": spec.attack,
+        "goal": str(spec.goal),
+        "target": spec.target.name,
+        "architecture": spec.target.architecture,
+        "dataset": spec.dataset.name,
+        "image_size": spec.dataset.image_size,
+        "threat": spec.threat.name,
+        "norm": str(spec.budget.norm),
+        "epsilon": spec.budget.epsilon,
+        "seed": spec.seed,
+        "created": record.created,
+        "parameters": json.dumps(spec.parameters),
+    }
+    if record.metrics is None:
+        return row
+    for name, value in record.metrics.model_dump().items():
+        if isinstance(value, dict):
+            row |= {f"{name}_{inner}": figure for inner, figure in value.items()}
+        elif not isinstance(value, tuple):
+            row[name] = value
+        else:
+            row |= {f"{name}_low": value[0], f"{name}_high": value[1]}
+    return row
+
+
+def _samples_view(store: ResultStore, records: list[CellRecord]) -> str:
+    paths = [store.folder(record.key) / "samples.parquet" for record in records if record.metrics is not None]
+    if not paths:
+        raise InvalidConfig("no result has samples yet")
+    listed = ", ".join(f"'{str(path).replace(chr(39), chr(39) * 2)}'" for path in paths)
+    key = "string_split(filename, '/')[-2]"
+    return (
+        f"create view samples as select {key} as key, * exclude (filename) "
+        f"from read_parquet([{listed}], filename = true, union_by_name = true)"
+    )

@@ -1,0 +1,236 @@
+"""Comparisons, from results whose numbers are known."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+from scipy.stats import binomtest
+
+from advbench.cli import main
+from advbench.metrics import holm, mean_interval, paired_p_value
+from advbench.report.compare import compare
+from advbench.report.published import against, published
+from advbench.results import CellRecord, CellSpec, DatasetIdentity, Metrics, Phase, ResultStore, TargetIdentity
+from advbench.threat import THREATS, Budget
+from advbench.types import Goal, Status
+
+IMAGES = 200
+Add = Callable[..., CellRecord]
+
+
+def metrics(accuracy: float, clean: float) -> Metrics:
+    values: dict[str, Any] = {}
+    for name, field in Metrics.model_fields.items():
+        if name.endswith("_interval"):
+            values[name] = (0.0, 1.0)
+        elif field.annotation is Phase:
+            values[name] = Phase(queries=IMAGES, gradients=0, queries_per_image=1, gradients_per_image=0)
+        else:
+            values[name] = 0
+    return Metrics(**{**values, "clean_accuracy": clean, "raw_accuracy": accuracy, "valid_accuracy": accuracy})
+
+
+def spec(attack: str, seed: int, **given: Any) -> CellSpec:
+    images = given.pop("images", None)
+    made = {"init": "scratch", "training": {"images": images, "seed": seed}}
+    identity = DatasetIdentity(
+        name=given.pop("dataset", "digits"), image_size=32, digest="d", fit_images=9, fit_digest="f",
+        validation_images=9, evaluation_images=IMAGES,
+    )  # fmt: skip
+    target = given.pop("target", "resnet50")
+    return CellSpec(
+        attack=attack, parameters=given.pop("parameters", {}), dataset=identity, seed=seed, precision="32-true",
+        target=TargetIdentity(name=target, architecture=target, fingerprint=f"{seed}", made_from=made), processes=1,
+        **{"threat": THREATS["black-box-labels"], "goal": Goal.DEGRADE, "budget": Budget(epsilon=0.3), "code": "c"}
+        | given,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return ResultStore(tmp_path)
+
+
+@pytest.fixture
+def add(store: ResultStore) -> Add:
+    def add(attack: str, right: Sequence[bool] | None, seed: int = 0, reason: str = "", **given: Any) -> CellRecord:
+        created = given.pop("created", "2026-01-01T00:00:00+00:00")
+        wanted = spec(attack, seed, **given)
+        truth = np.arange(IMAGES) % 10
+        record = CellRecord(
+            key=wanted.key, status=Status.FAILED if right is None else Status.OK, reason=reason or None, spec=wanted,
+            request={}, environment={}, clean_accuracy=0.9, notes=[], history=[], classes=list("0123456789"), files={},
+            metrics=None if right is None else metrics(float(np.mean(right)), 0.9), created=created,
+        )  # fmt: skip
+        if right is None:
+            return store.save(record, None, {})
+        answers = np.where(right, truth, (truth + 1) % 10)
+        columns = dict.fromkeys(("raw_prediction", "valid_prediction", "uint8_prediction"), answers)
+        ids = [str(number) for number in range(IMAGES)]
+        return store.save(record, pa.table({"id": ids, "label": truth, "l2": np.ones(IMAGES), **columns}), {})
+
+    return add
+
+
+def first(count: int, start: int = 0) -> np.ndarray:
+    return (np.arange(IMAGES) >= start) & (np.arange(IMAGES) < start + count)
+
+
+class TestStatistics:
+    def test_one_seed_is_mcnemars_exact_test(self) -> None:
+        one, other = first(60), first(45, start=10)  # 15 right under one alone (10 + 5), none under the other alone
+        assert paired_p_value(one[None], other[None]) == pytest.approx(binomtest(0, 15).pvalue)
+        assert paired_p_value(one[None], one[None]) == 1.0
+
+    def test_chance_alone_is_rarely_called_a_difference(self) -> None:
+        """Under no difference, the paired tests' p-values lie below 5% in at most about 5% of the cases."""
+        generator = np.random.default_rng(0)
+        for seeds in (1, 3):
+            found = [paired_p_value(*(generator.random((2, seeds, 300)) < 0.5)) for _ in range(200)]
+            assert np.mean(np.array(found) < 0.05) < 0.09
+
+    def test_holm_by_hand(self) -> None:
+        assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+        assert holm([]) == []
+
+    def test_the_interval_covers_the_mean_it_is_of(self) -> None:
+        generator = np.random.default_rng(1)
+        inside = 0
+        for _ in range(200):
+            chance = generator.beta(2, 2, size=400)
+            low, high = mean_interval(generator.random((3, 400)) < chance)
+            inside += low <= 0.5 <= high
+        assert inside / 200 > 0.9
+
+
+class TestTables:
+    def test_the_best_is_marked_only_beyond_chance(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100))
+        add("pgd", first(60))
+        add("fgsm", first(100), target="vgg16")
+        add("pgd", first(98), target="vgg16")
+        (table,) = compare(store.records(), store)
+        marks = {(row.target, method): cell.best for row in table.rows for method, cell in row.cells.items()}
+        assert marks == {
+            ("resnet50", "fgsm"): False, ("resnet50", "pgd"): True, ("vgg16", "fgsm"): False, ("vgg16", "pgd"): False,
+        }  # fmt: skip
+
+    def test_to_enhance_the_highest_leads(self, add: Add, store: ResultStore) -> None:
+        add("noise", first(100), goal=Goal.ENHANCE)
+        add("pgn-50", first(150), goal=Goal.ENHANCE)
+        (table,) = compare(store.records(), store)
+        assert table.rows[0].cells["pgn-50"].best
+        assert table.rows[0].worst == pytest.approx(0.75)  # right under any method
+
+    def test_the_worst_case_counts_what_survives_every_method(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100))
+        add("pgd", first(100, start=60))
+        (table,) = compare(store.records(), store)
+        assert table.rows[0].worst == pytest.approx(40 / IMAGES)
+
+    def test_seeds_are_averaged_and_their_spread_is_shown(self, add: Add, store: ResultStore) -> None:
+        for seed, count in enumerate((20, 40, 60)):
+            add("pgn-b", first(count), seed=seed)
+        (table,) = compare(store.records(), store)
+        cell = table.rows[0].cells["pgn-b"]
+        assert cell.accuracy == pytest.approx(0.2)
+        assert cell.spread == pytest.approx((0.1, 0.3))
+        assert cell.seeds == [0, 1, 2]
+
+    def test_failures_are_shown_and_are_no_numbers(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100))
+        add("pgd", None, reason="RuntimeError: out of memory")
+        (table,) = compare(store.records(), store)
+        cell = table.rows[0].cells["pgd"]
+        assert (cell.status, cell.accuracy) == (Status.FAILED, None)
+        shown = CliRunner().invoke(main, ["compare", "--results", str(store.root)]).output
+        assert "failed" in shown
+        assert "out of memory" in shown
+
+    def test_what_is_not_comparable_stands_apart(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100))
+        add("fgsm", first(50), budget=Budget(epsilon=0.1))
+        add("fgsm", first(50), goal=Goal.ENHANCE)
+        add("fgsm", first(50), dataset="stl10")
+        assert len(compare(store.records(), store)) == 4
+
+    def test_one_name_with_other_parameters_is_another_column(self, add: Add, store: ResultStore) -> None:
+        add("pgd", first(100), parameters={"steps": 10, "label": "predicted"})
+        add("pgd", first(80), parameters={"steps": 20, "label": "predicted"})
+        (table,) = compare(store.records(), store)
+        assert table.methods == ["pgd [steps 10]", "pgd [steps 20]"]
+
+    def test_an_oracle_is_named_so(self, add: Add, store: ResultStore) -> None:
+        add("pgd", first(150), goal=Goal.ENHANCE, threat=THREATS["white-box"].with_true_labels())
+        (table,) = compare(store.records(), store)
+        assert table.methods == ["pgd (oracle: true labels)"]
+
+    def test_of_the_same_run_under_other_code_the_newest_counts(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100), code="new", created="2026-02-01T00:00:00+00:00")
+        add("fgsm", first(10), code="old")
+        (table,) = compare(store.records(), store)
+        assert table.rows[0].cells["fgsm"].accuracy == pytest.approx(0.5)
+
+
+class TestPublished:
+    def test_the_papers_numbers_are_whole(self) -> None:
+        rows = published("butterfly")
+        assert {row.architecture for row in rows} == {"resnet50", "resnet101", "vgg16", "densenet169"}
+        assert all(0 <= row.accuracy <= 1 and 0 <= row.map <= 1 for row in rows)
+        found = {(r.dataset, r.architecture, r.init, r.attack): r.accuracy for r in rows if r.goal is Goal.DEGRADE}
+        assert found["stl-10", "vgg16", "imagenet", "fgsm"] == pytest.approx(0.777)
+
+    def test_ours_stand_beside_theirs_with_what_differs(self, add: Add, store: ResultStore) -> None:
+        add("pgn-b", first(20), dataset="stl10", images=1000, budget=Budget(), parameters={"label_aware": True})
+        (row,) = against(store.records(), "butterfly")
+        assert row.published.accuracy == pytest.approx(0.0692)
+        assert row.difference == pytest.approx(0.1 - 0.0692)
+        for words in ("32 px, not 224", "from scratch, not imagenet", "saw 1000 images", "label-aware True, not False"):
+            assert any(words in difference for difference in row.differs), words
+
+
+class TestCommands:
+    @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv", "json"])
+    def test_every_form_holds_the_numbers(self, form: str, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100))
+        add("pgd", first(61))
+        result = CliRunner().invoke(main, ["compare", "--results", str(store.root), "--format", form])
+        assert result.exit_code == 0, result.output
+        assert ("30.5" if form != "json" else "0.305") in result.output
+        if form == "json":
+            assert json.loads(result.output)[0]["rows"][0]["cells"]["pgd"]["best"]
+        if form == "latex":
+            assert r"\textbf{30.5}" in result.output
+            assert result.output.count("{") == result.output.count("}")
+
+    def test_nothing_to_compare_is_said(self, tmp_path: Path) -> None:
+        result = CliRunner().invoke(main, ["compare", "--results", str(tmp_path)])
+        assert result.exit_code == 2
+        assert "nothing to compare" in result.output
+
+    def test_sql_over_results_and_samples(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100))
+        add("pgd", first(60))
+
+        def ask(sql: str) -> Any:
+            result = CliRunner().invoke(main, ["query", sql, "--results", str(store.root), "--format", "json"])
+            assert result.exit_code == 0, result.output
+            return json.loads(result.output)
+
+        assert ask("select attack, valid_accuracy as a from results order by a") == [
+            {"attack": "pgd", "a": 0.3}, {"attack": "fgsm", "a": 0.5},
+        ]  # fmt: skip
+        counted = "select count(*) as n from samples join results using (key) where valid_prediction = label"
+        assert ask(f"{counted} and attack = 'pgd'") == [{"n": 60}]
+
+    @pytest.mark.parametrize("sql", ["selec 1", "select nothing from results", "create table x (y int)"])
+    def test_a_query_that_is_none_is_refused_in_one_line(self, sql: str, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100))
+        result = CliRunner().invoke(main, ["query", sql, "--results", str(store.root)])
+        assert result.exit_code == 2
+        assert len(result.output.strip().splitlines()) == 1
