@@ -27,10 +27,10 @@ def home() -> Path:
 
 
 def code_digest() -> str:
-    """Hash the source of everything that computes; what only shows results (``cli``, ``report``) is left out."""
+    """Hash the source of everything that computes; what only shows results, or decides what runs where, is left out."""
     package = Path(__file__).parent
     sources = (path.relative_to(package) for path in package.rglob("*.py"))
-    computing = sorted(path for path in sources if path.parts[0] not in ("cli", "report"))
+    computing = sorted(path for path in sources if path.parts[0] not in ("cli", "report", "suites"))
     return digest([[path.as_posix(), (package / path).read_text()] for path in computing])
 
 

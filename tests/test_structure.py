@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "bench": BASE
     | {"tensors", "threat", "targets", "datasets", "access", "methods", "metrics", "results", "registry"}
     | {"progress", "runtime", "seeding"},
+    "suites": BASE | {"results", "bench", "progress"},
     "cli": {path.stem for path in PACKAGE.iterdir()},
     "__init__": set(),
     "__main__": {"cli"},

@@ -2,7 +2,15 @@
 
 from advbench.bench.cell import Outcome, run_cell
 from advbench.bench.evaluate import Evaluation, accuracy, evaluate
-from advbench.bench.request import Prepared, RunRequest, build_method, make_target, prepare
+from advbench.bench.request import (
+    Prepared,
+    RunRequest,
+    Workshop,
+    build_method,
+    make_target,
+    prepare,
+    why_incompatible,
+)
 from advbench.bench.verify import Verdict, verify_result
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     "Prepared",
     "RunRequest",
     "Verdict",
+    "Workshop",
     "accuracy",
     "build_method",
     "evaluate",
@@ -18,4 +27,5 @@ __all__ = [
     "prepare",
     "run_cell",
     "verify_result",
+    "why_incompatible",
 ]

@@ -10,7 +10,7 @@ import torch
 
 from advbench.access import QueryLedger, fit_access, perturb_access
 from advbench.bench.evaluate import Evaluation, accuracy, evaluate
-from advbench.bench.request import Prepared, RunRequest, prepare
+from advbench.bench.request import Prepared, RunRequest, Workshop, prepare
 from advbench.bench.summary import phase, summarise
 from advbench.errors import AdvbenchError, BudgetSpent, StorageError
 from advbench.methods import Context, Perturber, TrainingImages
@@ -39,18 +39,23 @@ class Outcome:
     folder: Path
 
 
-def run_cell(request: RunRequest, progress: Progress) -> Outcome | None:
+def run_cell(request: RunRequest, progress: Progress, workshop: Workshop | None = None) -> Outcome | None:
     """Run a request, or answer it from the store.
 
     A method that fails, asks for too much or does not fit is contained: the record says so, and has no metrics. In a
     run over several processes, all but the first help to fit and return None.
+
+    Args:
+        request: What to run.
+        progress: Told what is going on.
+        workshop: Keeps the dataset and the target for the next run of this process.
 
     Raises:
         AdvbenchError: The request itself cannot be met: an unknown name, missing data, a folder that is not writable.
     """
     store = ResultStore(request.results)
     store.check_writable()
-    prepared = prepare(request, progress)
+    prepared = prepare(request, progress, workshop)
     key = prepared.spec.key
     if not request.runtime.is_main:
         if store.finished(key) is None and prepared.incompatible is None:

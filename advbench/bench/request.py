@@ -18,7 +18,10 @@ from advbench.targets import ClassifierSpec, ModuleTarget, Target, make_classifi
 from advbench.threat import Budget, ThreatModel, threat_model
 from advbench.types import Goal
 
-__all__ = ["Prepared", "RunRequest", "build_method", "make_target", "prepare"]
+__all__ = ["Prepared", "RunRequest", "Workshop", "build_method", "make_target", "prepare"]
+
+USUAL_SIZE = 32
+"""Stands in for a dataset's own image size where that is not looked up."""
 
 FIT_SUBSET_SEED = 1
 """Not the seed of the target's subset: the two are drawn apart."""
@@ -121,20 +124,62 @@ def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progre
     return target.to(runtime.torch_device)
 
 
-def prepare(request: RunRequest, progress: Progress) -> Prepared:
-    """Put everything in place; whatever cannot be meant is refused here, before time is spent on it."""
+class Workshop:
+    """What several runs in one process share: the dataset that was loaded and the target that was made last."""
+
+    def __init__(self) -> None:
+        self._dataset: tuple[DatasetSpec, Dataset] | None = None
+        self._target: tuple[tuple[ClassifierSpec, Runtime, str], Target] | None = None
+
+    def dataset(self, spec: DatasetSpec) -> Dataset:
+        """Load a dataset, unless it was loaded last."""
+        if self._dataset is None or self._dataset[0] != spec:
+            self._dataset = spec, load_dataset(spec)
+        return self._dataset[1]
+
+    def target(self, spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
+        """Make a target, unless it was made last."""
+        wanted = spec, runtime, dataset.digest
+        if self._target is None or self._target[0] != wanted:
+            self._target = wanted, make_target(spec, dataset, runtime, progress)
+        return self._target[1]
+
+
+def _method_and_threat(request: RunRequest) -> tuple[Method, ThreatModel]:
     method = build_method(request.attack, dict(request.options))
     if request.via is not None:
         method = Transfer(inner=method, surrogate=request.via)
-    needs = method.needs(request.goal)
-    threat = threat_model(request.threat, needs)
+    threat = threat_model(request.threat, method.needs(request.goal))
     if request.true_labels:
         threat = threat.with_true_labels()
-    threat = threat.model_copy(update={"max_queries": request.max_queries, "max_fit_queries": request.max_fit_queries})
-    dataset = load_dataset(request.dataset)
+    limits = {"max_queries": request.max_queries, "max_fit_queries": request.max_fit_queries}
+    return method, threat.model_copy(update=limits)
+
+
+def why_incompatible(request: RunRequest) -> str | None:
+    """Say why a request cannot run on any target, before anything is loaded or trained; None where it can."""
+    method, threat = _method_and_threat(request)
+    if request.goal not in method.goals:
+        return f"{request.attack} does not serve the goal {request.goal}"
+    lacking = threat.lacks(method.needs(request.goal))
+    if lacking is not None:
+        return lacking
+    size = request.dataset.image_size or USUAL_SIZE
+    try:
+        method.resolve(Setting(request.goal, request.budget, size, request.target.architecture))
+    except InvalidConfig as error:
+        return str(error)
+    return None
+
+
+def prepare(request: RunRequest, progress: Progress, workshop: Workshop | None = None) -> Prepared:
+    """Put everything in place; whatever cannot be meant is refused here, before time is spent on it."""
+    workshop = workshop or Workshop()
+    method, threat = _method_and_threat(request)
+    dataset = workshop.dataset(request.dataset)
     method = method.resolve(Setting(request.goal, request.budget, dataset.image_size, request.target.architecture))
     fit = dataset.fit.first(request.dataset.fit_images, seed=FIT_SUBSET_SEED, what="--fit-images")
-    target = make_target(request.target, dataset, request.runtime, progress)
+    target = workshop.target(request.target, dataset, request.runtime, progress)
     spec = CellSpec(
         attack=ATTACKS.canonical(request.attack),
         parameters=_by_content(method.model_dump(mode="json", by_alias=True)),
@@ -153,7 +198,7 @@ def prepare(request: RunRequest, progress: Progress) -> Prepared:
         processes=request.runtime.devices,
         code=code_digest(),
     )
-    return Prepared(request, dataset, fit, target, method, threat, spec, _incompatible(method, threat, target, request))
+    return Prepared(request, dataset, fit, target, method, threat, spec, _incompatible(request, method, target))
 
 
 def _by_content(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -181,11 +226,9 @@ def _identity(dataset: Dataset, fit: LabelledImages) -> DatasetIdentity:
     )
 
 
-def _incompatible(method: Method, threat: ThreatModel, target: Target, request: RunRequest) -> str | None:
-    if request.goal not in method.goals:
-        return f"{request.attack} does not serve the goal {request.goal}"
+def _incompatible(request: RunRequest, method: Method, target: Target) -> str | None:
     needs = method.needs(request.goal)
     lacking = (needs.fit | needs.perturb) - target.offers
     if lacking:
         return f"target '{target.name}' does not offer {', '.join(sorted(lacking))}"
-    return threat.lacks(needs)
+    return why_incompatible(request)

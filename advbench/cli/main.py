@@ -3,11 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advbench.cli.options import (
+    RESULTS,
     MethodOptions,
     dataset_of,
     describe_attack,
@@ -19,16 +20,11 @@ from advbench.cli.screen import Screen, errors_in_one_line
 from advbench.errors import InvalidConfig
 from advbench.registry import ATTACKS, DATASETS
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from advbench.bench import RunRequest
 
-RESULTS = click.option(
-    "--results",
-    type=click.Path(path_type=Path),
-    default=Path("advbench-results"),
-    envvar="ADVBENCH_RESULTS",
-    show_default=True,
-    help="Folder of results.",
-)
+__all__ = ["main", "request_of"]
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON, and nothing else.")
 
 
@@ -87,6 +83,22 @@ def run(context: click.Context, **given: Any) -> None:
             screen.show(f"figure {figure}")
     if record.metrics is None:
         sys.exit(1)
+
+
+def request_of(arguments: list[str]) -> "RunRequest":
+    """What ``advbench run`` with these arguments would run.
+
+    Raises:
+        InvalidConfig: It would refuse them.
+    """
+    from advbench.bench import RunRequest
+
+    try:
+        context = run.make_context("run", list(arguments))
+    except click.ClickException as error:
+        raise InvalidConfig(error.format_message()) from error
+    given = context.params
+    return RunRequest(**_request(given, MethodOptions(given["attack"], context.args).values))
 
 
 def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -220,81 +232,3 @@ def verify(result: str, results: Path, as_json: bool) -> None:
             screen.show(f"- {finding}")
     if not verdict.holds:
         sys.exit(1)
-
-
-@main.command()
-@click.argument("chosen", nargs=-1, metavar="[RESULT]...")
-@RESULTS
-@click.option("--dataset", metavar="NAME", help="Only this dataset's results.")
-@click.option("--images", type=click.Choice(["raw", "valid", "uint8"]), help="Which images count; see below.")
-@click.option("--against", "published", metavar="NAME", help="Beside published numbers: butterfly.")
-@click.option(
-    "--format",
-    "form",
-    default="terminal",
-    show_default=True,
-    type=click.Choice(["terminal", "markdown", "latex", "csv", "json"]),
-)
-@errors_in_one_line
-def compare(
-    chosen: tuple[str, ...], results: Path, dataset: str | None, images: Any, published: str | None, form: str
-) -> None:
-    """Compare stored results: a table for each dataset, goal and budget, rows targets, columns methods.
-
-    Accuracies are on raw images where a run had no bound, as in the paper, and on valid ones under a budget, unless
-    --images says otherwise. RESULT: keys, or their beginnings; all results, if left out.
-    """
-    from advbench.report import formats
-    from advbench.report.compare import compare as compared
-    from advbench.report.published import PUBLISHED, against
-    from advbench.results import ResultStore
-
-    store = ResultStore(results)
-    records = [store.find(name) for name in chosen] if chosen else store.records()
-    records = [record for record in records if dataset in (None, record.spec.dataset.name)]
-    if not records:
-        raise InvalidConfig(f"there is nothing to compare in {results}: run something first, or name another --results")
-    if published is not None:
-        rows = against(records, published)
-        grids = [formats.against_grid(rows, PUBLISHED[published])]
-        plain = json.dumps([row.model_dump(mode="json") for row in rows], indent=2)
-    else:
-        tables = compared(records, store, images)
-        grids = [formats.comparison_grid(table, details=form != "latex") for table in tables]
-        plain = json.dumps([table.model_dump(mode="json") for table in tables], indent=2)
-    screen = Screen()
-    for grid in grids if form not in ("csv", "json") else []:
-        if form == "terminal":
-            screen.show(formats.as_terminal(grid))
-        else:
-            click.echo(formats.as_markdown(grid) if form == "markdown" else formats.as_latex(grid))
-    if form == "json":
-        click.echo(plain)
-    elif form == "csv":
-        click.echo("\n".join(formats.as_csv(grid) for grid in grids), nl=False)
-
-
-@main.command()
-@click.argument("sql")
-@RESULTS
-@click.option("--format", "form", default="terminal", show_default=True, type=click.Choice(["terminal", "csv", "json"]))
-@errors_in_one_line
-def query(sql: str, results: Path, form: str) -> None:
-    """Ask all stored results in SQL: the tables are 'results', one row a run, and 'samples', one row an image.
-
-    advbench query "select attack, target, avg(valid_accuracy) from results group by all"
-    """
-    from advbench.report import formats
-    from advbench.report.query import ask
-    from advbench.results import ResultStore
-
-    answer = ask(sql, ResultStore(results))
-    if form == "json":
-        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-        click.echo(json.dumps(rows, default=str, indent=2))
-        return
-    grid = formats.Grid("", answer.columns, [[formats.Cell(str(value)) for value in row] for row in answer.rows])
-    if form == "csv":
-        click.echo(formats.as_csv(grid), nl=False)
-    else:
-        Screen().show(formats.as_terminal(grid))

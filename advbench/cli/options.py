@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from advbench.runtime import Runtime
     from advbench.targets import ClassifierSpec
 
-__all__ = ["MethodOptions", "dataset_of", "describe_attack", "runtime_of", "target_options", "training_of"]
+__all__ = ["RESULTS", "MethodOptions", "dataset_of", "describe_attack", "runtime_of", "target_options", "training_of"]
+
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("advbench-results"),
+    envvar="ADVBENCH_RESULTS",
+    show_default=True,
+    help="Folder of results.",
+)
 
 _TARGET_OPTIONS = (
     click.option("--target", required=True, metavar="NAME", help="torchvision name, timm:NAME or MODULE:FACTORY."),

@@ -1,0 +1,92 @@
+"""``advbench compare`` and ``advbench query``: what stored results say together."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advbench.cli.main import main
+from advbench.cli.options import RESULTS
+from advbench.cli.screen import Screen, errors_in_one_line
+from advbench.errors import InvalidConfig
+
+__all__ = ["compare", "query"]
+
+
+@main.command()
+@click.argument("chosen", nargs=-1, metavar="[RESULT]...")
+@RESULTS
+@click.option("--dataset", metavar="NAME", help="Only this dataset's results.")
+@click.option("--images", type=click.Choice(["raw", "valid", "uint8"]), help="Which images count; see below.")
+@click.option("--against", "published", metavar="NAME", help="Beside published numbers: butterfly.")
+@click.option(
+    "--format",
+    "form",
+    default="terminal",
+    show_default=True,
+    type=click.Choice(["terminal", "markdown", "latex", "csv", "json"]),
+)
+@errors_in_one_line
+def compare(
+    chosen: tuple[str, ...], results: Path, dataset: str | None, images: Any, published: str | None, form: str
+) -> None:
+    """Compare stored results: a table for each dataset, goal and budget, rows targets, columns methods.
+
+    Accuracies are on raw images where a run had no bound, as in the paper, and on valid ones under a budget, unless
+    --images says otherwise. RESULT: keys, or their beginnings; all results, if left out.
+    """
+    from advbench.report import formats
+    from advbench.report.compare import compare as compared
+    from advbench.report.published import PUBLISHED, against
+    from advbench.results import ResultStore
+
+    store = ResultStore(results)
+    records = [store.find(name) for name in chosen] if chosen else store.records()
+    records = [record for record in records if dataset in (None, record.spec.dataset.name)]
+    if not records:
+        raise InvalidConfig(f"there is nothing to compare in {results}: run something first, or name another --results")
+    if published is not None:
+        rows = against(records, published)
+        grids = [formats.against_grid(rows, PUBLISHED[published])]
+        plain = json.dumps([row.model_dump(mode="json") for row in rows], indent=2)
+    else:
+        tables = compared(records, store, images)
+        grids = [formats.comparison_grid(table, details=form != "latex") for table in tables]
+        plain = json.dumps([table.model_dump(mode="json") for table in tables], indent=2)
+    screen = Screen()
+    for grid in grids if form not in ("csv", "json") else []:
+        if form == "terminal":
+            screen.show(formats.as_terminal(grid))
+        else:
+            click.echo(formats.as_markdown(grid) if form == "markdown" else formats.as_latex(grid))
+    if form == "json":
+        click.echo(plain)
+    elif form == "csv":
+        click.echo("\n".join(formats.as_csv(grid) for grid in grids), nl=False)
+
+
+@main.command()
+@click.argument("sql")
+@RESULTS
+@click.option("--format", "form", default="terminal", show_default=True, type=click.Choice(["terminal", "csv", "json"]))
+@errors_in_one_line
+def query(sql: str, results: Path, form: str) -> None:
+    """Ask all stored results in SQL: the tables are 'results', one row a run, and 'samples', one row an image.
+
+    advbench query "select attack, target, avg(valid_accuracy) from results group by all"
+    """
+    from advbench.report import formats
+    from advbench.report.query import ask
+    from advbench.results import ResultStore
+
+    answer = ask(sql, ResultStore(results))
+    if form == "json":
+        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
+        click.echo(json.dumps(rows, default=str, indent=2))
+        return
+    grid = formats.Grid("", answer.columns, [[formats.Cell(str(value)) for value in row] for row in answer.rows])
+    if form == "csv":
+        click.echo(formats.as_csv(grid), nl=False)
+    else:
+        Screen().show(formats.as_terminal(grid))

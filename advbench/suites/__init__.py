@@ -1,0 +1,24 @@
+"""Suites: from one file to all of its runs, on this machine or a cluster.
+
+What only decides what runs where is apart from ``bench``, so that changing it leaves stored results valid.
+"""
+
+from advbench.suites.journal import Journal
+from advbench.suites.local import processors, run_locally
+from advbench.suites.plan import PlannedCell, State, plan
+from advbench.suites.suite import Suite, SuiteCell, load_suite
+from advbench.suites.work import Done, Event
+
+__all__ = [
+    "Done",
+    "Event",
+    "Journal",
+    "PlannedCell",
+    "State",
+    "Suite",
+    "SuiteCell",
+    "load_suite",
+    "plan",
+    "processors",
+    "run_locally",
+]

@@ -1,0 +1,117 @@
+"""From a suite to what is to be run: each cell's request, whether it can run or was run, how long it may take."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+from typing import Any
+
+from advbench.bench import RunRequest, build_method, why_incompatible
+from advbench.errors import AdvbenchError
+from advbench.files import code_digest
+from advbench.results import CellRecord, ResultStore
+from advbench.suites.suite import Suite, SuiteCell
+from advbench.types import Status
+
+__all__ = ["Parse", "PlannedCell", "State", "plan"]
+
+Parse = Callable[[list[str]], RunRequest]
+"""From what follows ``advbench run`` on a command line to the request."""
+
+
+class State(StrEnum):
+    """Where one cell stands."""
+
+    STORED = "stored"
+    TO_RUN = "to run"
+    INCOMPATIBLE = "incompatible"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One cell of a plan.
+
+    Args:
+        cell: Its place and options.
+        state: Where it stands.
+        request: What is to be run; None where the options are not understood.
+        reason: Why it cannot run.
+        key: Of its stored result.
+        seconds: How long it is likely to take, from stored results like it; None where there is none.
+    """
+
+    cell: SuiteCell
+    state: State
+    request: RunRequest | None = None
+    reason: str | None = None
+    key: str | None = None
+    seconds: float | None = None
+
+
+def plan(suite: Suite, parse: Parse, store: ResultStore) -> list[PlannedCell]:
+    """Say of each cell what is to happen to it. Nothing is trained, and no data is read.
+
+    Args:
+        suite: What to compare.
+        parse: Reads each cell's options.
+        store: Where results are, or will be.
+    """
+    records = store.records()
+    code = code_digest()
+    stored = {
+        request_identity(record.request): record
+        for record in records
+        if record.status is Status.OK and record.spec.code == code
+    }
+    times = _times(records)
+    return [_planned(cell, parse, store, stored, times) for cell in suite.cells()]
+
+
+def request_identity(request: Mapping[str, Any]) -> str:
+    """What of a request, in its JSON form, decides its result: all but where things lie and where it is computed."""
+    kept = {name: value for name, value in request.items() if name not in ("results", "runtime", "batch_size")}
+    kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name not in ("folder", "download")}
+    kept["precision"] = request["runtime"]["precision"]
+    return repr(sorted(kept.items(), key=lambda item: item[0]))
+
+
+def _planned(
+    cell: SuiteCell,
+    parse: Parse,
+    store: ResultStore,
+    stored: Mapping[str, CellRecord],
+    times: Mapping[tuple[str, ...], float],
+) -> PlannedCell:
+    try:
+        request = parse(cell.arguments).model_copy(update={"results": store.root})
+        build_method(request.attack, dict(request.options))
+        reason = why_incompatible(request)
+    except AdvbenchError as error:
+        return PlannedCell(cell, State.INVALID, reason=str(error))
+    if reason is not None:
+        return PlannedCell(cell, State.INCOMPATIBLE, request, reason)
+    record = stored.get(request_identity(request.model_dump(mode="json")))
+    if record is not None:
+        return PlannedCell(cell, State.STORED, request, key=record.key)
+    likes = _likes(request.model_dump(mode="json"))
+    seconds = next((times[like] for like in likes if like in times), None)
+    return PlannedCell(cell, State.TO_RUN, request, seconds=seconds)
+
+
+def _likes(request: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """What other runs are like this one, the most alike first."""
+    attack, target, dataset = request["attack"], request["target"]["architecture"], request["dataset"]["name"]
+    return [(attack, target, dataset, request["goal"]), (attack, target, dataset), (attack, dataset)]
+
+
+def _times(records: Iterable[CellRecord]) -> dict[tuple[str, ...], float]:
+    found: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for record in records:
+        if record.metrics is not None:
+            images = record.spec.dataset.evaluation_images
+            seconds = record.metrics.fit_seconds + record.metrics.ms_per_image * images / 1000
+            for like in _likes(record.request):
+                found[like].append(seconds)
+    return {like: median(seconds) for like, seconds in found.items()}

@@ -1,0 +1,232 @@
+"""Suites: one file that says what to compare, as sets of options of ``advbench run`` and their product.
+
+::
+
+    title = "Which method degrades digits most?"
+    goals = ["degrade"]
+    seeds = [0, 1, 2]
+
+    [defaults]                       # options of every run
+    limit = 100
+
+    [targets.resnet18]               # each axis names sets of options
+    target = "resnet18"
+
+    [budgets."linf 0.3"]
+    epsilon = 0.3
+
+    [methods."fgsm, transferred"]
+    attack = "fgsm"
+    via = "resnet18"
+
+    [[exclude]]                      # cells that are not wanted, by the names on their axes
+    method = "fgsm, transferred"
+    budget = "unbounded"
+
+    [scales.paper.targets.resnet18]  # what ``--scale paper`` changes
+    image-size = 224
+"""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from advbench.errors import InvalidConfig, UnknownName
+from advbench.files import digest
+from advbench.types import Goal
+
+__all__ = ["AXES", "Suite", "SuiteCell", "load_suite"]
+
+AXES = {
+    "datasets": "dataset",
+    "targets": "target",
+    "threats": "threat",
+    "budgets": "budget",
+    "goals": "goal",
+    "methods": "method",
+    "seeds": "seed",
+}
+"""Each axis, and what one place on it is called. Later ones win where two give the same option."""
+
+Options = dict[str, str | int | float | bool | list[str | int | float]]
+"""Options of ``advbench run`` by their long names, without the dashes."""
+
+
+class Suite(BaseModel):
+    """What to compare.
+
+    Args:
+        title: For people.
+        question: What it is to answer.
+        defaults: Options of every run.
+        datasets: Option sets by name; likewise the others. An axis that is left out is not varied.
+        targets: The classifiers.
+        threats: What is granted.
+        budgets: How far an image may be moved.
+        goals: Degrade, enhance or both.
+        methods: The methods, with their own options.
+        seeds: Of everything random.
+        exclude: Cells that are not wanted: the names on some axes, or lists of names.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    question: str = ""
+    defaults: Options = Field(default_factory=dict)
+    datasets: dict[str, Options] = Field(default_factory=dict)
+    targets: dict[str, Options] = Field(default_factory=dict)
+    threats: dict[str, Options] = Field(default_factory=dict)
+    budgets: dict[str, Options] = Field(default_factory=dict)
+    goals: list[Goal] = Field(default_factory=lambda: [Goal.DEGRADE], min_length=1)
+    methods: dict[str, Options] = Field(min_length=1)
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    exclude: list[dict[str, str | int | list[str | int]]] = Field(default_factory=list)
+
+    def cells(self) -> Iterator["SuiteCell"]:
+        """The product of the axes, less what is excluded."""
+        sets: dict[str, dict[Any, Options]] = {
+            "datasets": self.datasets,
+            "targets": self.targets,
+            "threats": self.threats,
+            "budgets": self.budgets,
+            "goals": {str(goal): {"goal": str(goal)} for goal in self.goals},
+            "methods": self.methods,
+            "seeds": {seed: {"seed": seed} for seed in self.seeds},
+        }
+        axes = [axis for axis in AXES if sets[axis]]
+        for places in itertools.product(*(sets[axis] for axis in axes)):
+            names = {AXES[axis]: place for axis, place in zip(axes, places, strict=True)}
+            if any(_matches(names, unwanted) for unwanted in self.exclude):
+                continue
+            options = dict(self.defaults)
+            for axis, place in zip(axes, places, strict=True):
+                options |= sets[axis][place]
+            yield SuiteCell(names, options)
+
+    @property
+    def identity(self) -> str:
+        """A hash of what is compared, under which a suite's progress is kept."""
+        return digest(self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class SuiteCell:
+    """One run of a suite.
+
+    Args:
+        names: Its place on each axis.
+        options: Options of ``advbench run``.
+    """
+
+    names: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows ``advbench run`` on a command line that does the same."""
+        words: list[str] = []
+        for name, value in self.options.items():
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            elif isinstance(value, list):
+                words += [f"--{name}", ",".join(map(str, value))]
+            else:
+                words += [f"--{name}", str(value)]
+        return words
+
+    def __str__(self) -> str:
+        return ", ".join(str(name) for name in self.names.values())
+
+
+def _matches(names: Mapping[str, Any], unwanted: Mapping[str, Any]) -> bool:
+    return all(names.get(axis) in _listed(wanted) for axis, wanted in unwanted.items())
+
+
+def _listed(wanted: Any) -> list[Any]:
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def load_suite(path: Path, scale: str | None = None) -> Suite:
+    """Read a suite.
+
+    Args:
+        path: A TOML file.
+        scale: Which of its ``scales`` to apply; None applies none.
+
+    Raises:
+        InvalidConfig: The file is not there, is no TOML, or says something that is not understood; with the line.
+        UnknownName: It has no such scale.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InvalidConfig(f"cannot read the suite {path}: {error.strerror}") from error
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(f"{path}: {error}") from error
+    scales = content.pop("scales", {})
+    if scale is not None:
+        if scale not in scales:
+            raise UnknownName(f"scale of {path}", scale, scales)
+        content = _merged(content, scales[scale])
+    try:
+        suite = Suite.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"]]
+        raise InvalidConfig(f"{path}, line {_line(text, where)}: {'.'.join(where)}: {first['msg']}") from error
+    _check_exclusions(suite, path, text)
+    return suite
+
+
+def _check_exclusions(suite: Suite, path: Path, text: str) -> None:
+    known: dict[str, list[Any]] = {
+        "goal": [str(goal) for goal in suite.goals],
+        "seed": suite.seeds,
+        **{AXES[axis]: list(getattr(suite, axis)) for axis in ("datasets", "targets", "threats", "budgets", "methods")},
+    }
+    for unwanted in suite.exclude:
+        for axis, wanted in unwanted.items():
+            for place in _listed(wanted):
+                if place not in known.get(axis, []):
+                    line = _line(text, ["exclude", axis])
+                    raise InvalidConfig(f"{path}, line {line}: an exclusion names {axis} '{place}', which is not there")
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
+
+
+def _line(text: str, where: list[str]) -> int:
+    """The line of the longest beginning of ``where`` that the file spells out, 1 where it spells none."""
+    best, depth, table = 1, 0, []
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[+(.+?)\]+\s*(#.*)?$", line)
+        key = re.match(r"\s*([\w\"'. -]+?)\s*=", line)
+        if header:
+            table = _parts(header[1])
+            spelt = table
+        elif key:
+            spelt = [*table, *_parts(key[1])]
+        else:
+            continue
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(spelt, where, strict=False)))
+        if common > depth:
+            best, depth = number, common
+    return best
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.]+", dotted)]
