@@ -27,9 +27,16 @@ __all__ = ["compare", "query"]
     show_default=True,
     type=click.Choice(["terminal", "markdown", "latex", "csv", "json"]),
 )
+@click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Draw figures into DIR.")
 @errors_in_one_line
 def compare(
-    chosen: tuple[str, ...], results: Path, dataset: str | None, images: Any, published: str | None, form: str
+    chosen: tuple[str, ...],
+    results: Path,
+    dataset: str | None,
+    images: Any,
+    published: str | None,
+    form: str,
+    figures: Path | None,
 ) -> None:
     """Compare stored results: a table for each dataset, goal and budget, rows targets, columns methods.
 
@@ -55,6 +62,11 @@ def compare(
         grids = [formats.comparison_grid(table, details=form != "latex") for table in tables]
         plain = json.dumps([table.model_dump(mode="json") for table in tables], indent=2)
     screen = Screen()
+    if figures is not None:
+        from advbench.report.plots import draw_comparison
+
+        for drawn in draw_comparison(records, compared(records, store, images), store, figures):
+            screen.say(f"figure {drawn}")
     for grid in grids if form not in ("csv", "json") else []:
         if form == "terminal":
             screen.show(formats.as_terminal(grid))

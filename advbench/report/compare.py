@@ -12,7 +12,7 @@ from advbench.metrics import holm, mean_interval, paired_p_value, proportion
 from advbench.results import CellRecord, ResultStore
 from advbench.types import Goal, Status
 
-__all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "Version", "compare"]
+__all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "Version", "compare", "method_label", "target_label"]
 
 Version = Literal["raw", "valid", "uint8"]
 """Which images count: as the method returned them, clipped to [0, 1], or rounded to 8 bits as well."""

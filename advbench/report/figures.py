@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["convergence", "draw_figures", "triplets"]
+__all__ = ["convergence", "draw_figures", "figure_of", "triplets"]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 """Okabe and Ito's palette: told apart by colour-blind readers too, and in grey by their line styles."""
@@ -43,7 +43,8 @@ def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
     return written
 
 
-def _figure(width: float, height: float) -> "Figure":
+def figure_of(width: float, height: float) -> "Figure":
+    """An empty figure, inches."""
     from matplotlib.figure import Figure  # lazy, and without pyplot's global state: takes most of a second
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -60,7 +61,7 @@ def triplets(clean: Tensor, perturbed: Tensor, predictions: Sequence[tuple[str, 
     count = min(len(clean), MOST_TRIPLETS)
     columns = 2 if count > 1 else 1
     rows = -(-count // columns)
-    figure = _figure(3.9 * columns, 1.45 * rows)
+    figure = figure_of(3.9 * columns, 1.45 * rows)
     grid = figure.add_gridspec(rows, columns * 3)
     delta = (perturbed - clean)[:count]
     factor = _amplification(delta)
@@ -101,7 +102,7 @@ def convergence(record: CellRecord) -> "Figure":
     """The paper's four panels by epoch: losses, L1, turned samples, accuracy."""
     history = record.history
     epochs = [epoch["epoch"] for epoch in history]
-    figure = _figure(8.4, 5.4)
+    figure = figure_of(8.4, 5.4)
     panels = figure.subplots(2, 2, sharex=True)
 
     def line(axes: "Axes", name: str, label: str, colour: str, style: str = "-", scale: float = 1.0) -> None:
