@@ -18,7 +18,16 @@ from advbench.errors import StorageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["code_digest", "digest", "digest_state", "file_hash", "home", "scratch_folder", "writing_folder"]
+__all__ = [
+    "code_digest",
+    "digest",
+    "digest_state",
+    "file_hash",
+    "home",
+    "scratch_folder",
+    "write_text",
+    "writing_folder",
+]
 
 
 def home() -> Path:
@@ -81,6 +90,22 @@ def writing_folder(path: Path) -> Iterator[Path]:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; choose a folder that is writable and has room"
         ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    staging = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging.write_text(text)
+        staging.replace(path)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _sync(folder: Path) -> None:

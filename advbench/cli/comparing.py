@@ -63,9 +63,9 @@ def compare(
         plain = json.dumps([table.model_dump(mode="json") for table in tables], indent=2)
     screen = Screen()
     if figures is not None:
-        from advbench.report.plots import draw_comparison
+        from advbench.report.plots import comparison_figures, save
 
-        for drawn in draw_comparison(records, compared(records, store, images), store, figures):
+        for drawn in save(comparison_figures(records, compared(records, store, images), store), figures):
             screen.say(f"figure {drawn}")
     for grid in grids if form not in ("csv", "json") else []:
         if form == "terminal":

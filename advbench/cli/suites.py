@@ -1,5 +1,6 @@
 """``advbench suite``: one file says what to compare; plan it, run it, see how far it is."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
@@ -11,13 +12,14 @@ import click
 from advbench.cli.main import main, request_of
 from advbench.cli.options import RESULTS
 from advbench.cli.screen import Screen, errors_in_one_line
+from advbench.files import write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from advbench.suites import PlannedCell, Suite
 
-__all__ = ["suite"]
+__all__ = ["report", "suite"]
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 SCALE = click.option("--scale", metavar="NAME", help="One of the scales that the file defines.")
@@ -107,6 +109,42 @@ def run(file: Path, scale: str | None, results: Path, workers: int | None) -> No
     screen.show(_summary(planned))
     if any(cell.state in (State.TO_RUN, State.INVALID) for cell in planned):
         click.get_current_context().exit(1)
+
+
+@main.command()
+@FILE
+@SCALE
+@RESULTS
+@click.option("--html", "page", type=click.Path(path_type=Path), metavar="PAGE", help="Write the page here.")
+@errors_in_one_line
+def report(file: Path, scale: str | None, results: Path, page: Path | None) -> None:
+    """Write one self-contained page about a suite's stored results: tables, figures, gallery, every run's making."""
+    from advbench.report.compare import compare as compared
+    from advbench.report.page import Run, render_page
+    from advbench.report.plots import comparison_figures
+    from advbench.results import ResultStore
+    from advbench.suites import Journal, load_suite, plan
+
+    store = ResultStore(results)
+    loaded = load_suite(file, scale)
+    planned = plan(loaded, request_of, store)
+    failures = {id(cell): reason for cell, reason in Journal.of(loaded, results).failures_of(planned)}
+    runs = [
+        Run(
+            name=str(cell.cell),
+            command=shlex.join(["advbench", "run", *cell.cell.arguments]),
+            state=str(cell.state),
+            reason=cell.reason or failures.get(id(cell)) or "it was not run yet",
+            record=store.find(cell.key) if cell.key else None,
+        )
+        for cell in planned
+    ]
+    records = [run.record for run in runs if run.record is not None]
+    tables = compared(records, store)
+    written = page or Path("reports") / f"{file.stem}.html"
+    text = render_page(loaded.title, loaded.question, runs, tables, comparison_figures(records, tables, store), store)
+    write_text(written, text)
+    Screen().show(f"{len(records)} results in {written}")
 
 
 def _table(loaded: "Suite", planned: "Sequence[PlannedCell]") -> "Table":

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["convergence", "draw_figures", "figure_of", "triplets"]
+__all__ = ["amplification", "convergence", "draw_figures", "figure_of", "triplets"]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 """Okabe and Ito's palette: told apart by colour-blind readers too, and in grey by their line styles."""
@@ -64,7 +64,7 @@ def triplets(clean: Tensor, perturbed: Tensor, predictions: Sequence[tuple[str, 
     figure = figure_of(3.9 * columns, 1.45 * rows)
     grid = figure.add_gridspec(rows, columns * 3)
     delta = (perturbed - clean)[:count]
-    factor = _amplification(delta)
+    factor = amplification(delta)
     for position in range(count):
         truth, before, after = predictions[position]
         row, column = position % rows, 3 * (position // rows)
@@ -87,7 +87,7 @@ def triplets(clean: Tensor, perturbed: Tensor, predictions: Sequence[tuple[str, 
     return figure
 
 
-def _amplification(delta: Tensor) -> float:
+def amplification(delta: Tensor) -> float:
     """The largest of 1, 2, 5, 10, ... that leaves nearly all of the perturbation within the grey range."""
     reach = float(delta.abs().flatten().quantile(0.99)) if delta.numel() <= 2**24 else float(delta.abs().max())
     steps = (1, 2, 5, 10, 20, 50, 100)

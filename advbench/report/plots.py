@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["confusion", "draw_comparison", "save"]
+__all__ = ["comparison_figures", "confusion", "save"]
 
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 STYLES = ("-", "--", "-.", ":")
@@ -27,37 +27,33 @@ MARKERS = "osD^vPX*<>"
 SUFFIXES = (".png", ".pdf", ".svg")
 
 
-def draw_comparison(
-    records: Sequence[CellRecord], tables: Sequence[ComparedTable], store: ResultStore, folder: Path
-) -> list[Path]:
-    """Draw every figure that these results have something for, as PNG, PDF and SVG.
+def comparison_figures(
+    records: Sequence[CellRecord], tables: Sequence[ComparedTable], store: ResultStore
+) -> "dict[str, tuple[Figure, str]]":
+    """Every figure that these results have something for, by name, with what it shows in words.
 
     Args:
         records: What is compared.
         tables: The same, compared.
         store: Where their per-image results lie.
-        folder: Made if it is not there.
-
-    Returns:
-        The PNG files.
     """
     done = [record for record in records if record.status is Status.OK]
     drawn = {
-        "epsilon": against_epsilon(done),
-        "queries": queries_against_success(tables),
-        "cost": cost_against_strength(tables),
-        "transfer": transfer(done),
-        "norms": norms(done, store),
-        "convergence-gamma": convergence_by(done, "gamma"),
-        "convergence-objective": convergence_by(done, "objective"),
+        "epsilon": (against_epsilon(done), "Accuracy against epsilon, each method a line; bands span the seeds"),
+        "queries": (queries_against_success(tables), "Share of images whose class changed against queries an image"),
+        "cost": (cost_against_strength(tables), "Accuracy against milliseconds an image; the line joins what is best"),
+        "transfer": (transfer(done), "Accuracy of each target under what was made on each surrogate"),
+        "norms": (norms(done, store), "Share of images whose class changed by a perturbation of at most each norm"),
+        "convergence-gamma": (convergence_by(done, "gamma"), "Validation accuracy and L1 by epoch, by gamma"),
+        "convergence-objective": (convergence_by(done, "objective"), "The same by the GAN's objective"),
     }
-    return save({name: figure for name, figure in drawn.items() if figure is not None}, folder)
+    return {name: (figure, words) for name, (figure, words) in drawn.items() if figure is not None}
 
 
-def save(figures: "Mapping[str, Figure]", folder: Path) -> list[Path]:
+def save(figures: "Mapping[str, tuple[Figure, str]]", folder: Path) -> list[Path]:
     """Write figures in every form, and return the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
+    for name, (figure, _) in figures.items():
         for suffix in SUFFIXES:
             figure.savefig(folder / f"{name}{suffix}", dpi=200)
     return [folder / f"{name}.png" for name in figures]

@@ -19,7 +19,7 @@ from advbench.progress import Progress
 from advbench.runtime import Precision, Runtime
 from advbench.seeding import seeded
 from advbench.targets.base import Classifier, Target
-from advbench.targets.weights import imagenet_state, load_into, read_state
+from advbench.targets.weights import imagenet_state, load_into, read_state, with_versions
 from advbench.targets.zoo import Normalisation, build_network, normaliser, own_factory
 
 __all__ = ["ClassifierSpec", "Training", "epoch_batches", "make_classifier"]
@@ -157,7 +157,7 @@ def _train_once(
                 save_file(state, staging / "weights.safetensors")
                 (staging / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
             progress.say(f"trained {role} {spec.architecture} in {seconds:.0f} s; kept in {folder}")
-        classifier.network.load_state_dict(load_file(weights))
+        classifier.network.load_state_dict(with_versions(load_file(weights), classifier.network))
     classifier.cpu()
 
 

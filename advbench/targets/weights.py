@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from advbench.errors import InvalidWeights
 
-__all__ = ["imagenet_state", "load_into", "pinned_weights", "read_state"]
+__all__ = ["imagenet_state", "load_into", "pinned_weights", "read_state", "with_versions"]
 
 
 def pinned_weights(architecture: str) -> Any:
@@ -126,8 +127,15 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -
         )
     head_fits = not misfit and head <= state.keys()
     usable = {name: state[name] for name in own.keys() & state.keys() if head_fits or name not in head}
-    network.load_state_dict({**own, **usable})
+    network.load_state_dict(with_versions({**own, **usable}, network))
     return head_fits
+
+
+def with_versions(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """A stored state with the versions of its layers' layouts, which files do not keep and MNASNet insists on."""
+    versioned = OrderedDict(state)
+    versioned._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    return versioned
 
 
 def _head_names(own: Mapping[str, Tensor]) -> set[str]:

@@ -53,6 +53,16 @@ def test_one_of_each_family_is_built_and_has_a_fast_form(architecture: str) -> N
     assert torch.allclose(fast, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_one_of_each_family_is_stored_and_loaded(architecture: str) -> None:
+    """A file keeps tensors alone, not the versions of their layout."""
+    network, other = build_network(architecture, 5, 64).eval(), build_network(architecture, 5, 64).eval()
+    stored = {name: value.clone() for name, value in network.state_dict().items()}
+    other.load_state_dict(with_versions(stored, other))
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(network(images), other(images))
+
+
 @pytest.mark.parametrize(("architecture", "size"), [("inception_v3", 32), ("densenet169", 28), ("maxvit_t", 32)])
 def test_a_size_that_does_not_fit_is_refused_with_what_to_do(architecture: str, size: int) -> None:
     with pytest.raises(InvalidConfig, match=f"cannot take {size} px images.*--image-size"):

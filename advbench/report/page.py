@@ -1,0 +1,146 @@
+"""One self-contained page about many results: tables, figures, a gallery, and everything that a number rests on."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from advbench.report.compare import ComparedTable, method_label, target_label
+from advbench.report.figures import amplification
+from advbench.report.formats import comparison_grid, percent
+from advbench.results import CellRecord, ResultStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+__all__ = ["Run", "render_page"]
+
+MOST_CARDS = 60
+"""In the gallery: more would make the page slow to load, and nobody look."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of what is reported.
+
+    Args:
+        name: Its place, in words.
+        command: What makes it again.
+        state: ``stored``, or why there is no result.
+        reason: Why it has none.
+        record: Its result.
+    """
+
+    name: str
+    command: str
+    state: str
+    reason: str | None
+    record: CellRecord | None
+
+
+def render_page(
+    title: str,
+    question: str,
+    runs: Sequence[Run],
+    tables: Sequence[ComparedTable],
+    figures: "Mapping[str, tuple[Figure, str]]",
+    store: ResultStore,
+) -> str:
+    """Write the page. It asks for nothing over a network, and works from a disk.
+
+    Args:
+        title: Its heading.
+        question: What it answers.
+        runs: Every run, with and without a result.
+        tables: The comparison.
+        figures: By name, each with what it shows in words.
+        store: Where per-image results lie.
+    """
+    from jinja2 import Environment, PackageLoader  # lazy: only this needs it
+
+    page = Environment(loader=PackageLoader("advbench.report", "."), autoescape=True, trim_blocks=True)
+    done = [run for run in runs if run.record is not None]
+    return page.get_template("page.html.j2").render(
+        title=title,
+        question=question,
+        summary=f"{len(done)} of {len(runs)} runs have a result.",
+        version=version("advbench"),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        tables=[_table(table) for table in tables],
+        figures=[{"source": _svg(figure), "words": words} for figure, words in figures.values()],
+        gallery=_gallery(done, store),
+        without=[vars(run) for run in runs if run.record is None],
+        runs=[_run(run.record, run) for run in done if run.record is not None],
+    )
+
+
+def _table(table: ComparedTable) -> dict[str, Any]:
+    grid = comparison_grid(table)
+    rows = []
+    for row, words in zip(table.rows, grid.rows, strict=True):
+        keys = ["", "", *(row.cells[m].keys[0] if m in row.cells else "" for m in table.methods), ""]
+        rows.append(
+            [
+                {"text": cell.text, "detail": cell.detail, "best": cell.strong, "key": key}
+                for cell, key in zip(words, keys, strict=True)
+            ]
+        )
+    return {"title": table.title, "header": grid.header, "rows": rows, "notes": grid.notes}
+
+
+def _svg(figure: "Figure") -> str:
+    out = io.BytesIO()
+    figure.savefig(out, format="svg")
+    return f"data:image/svg+xml;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _png(image: "Tensor") -> str:
+    pixels = np.clip(image.permute(1, 2, 0).numpy() * 255 + 0.5, 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="png", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def _gallery(runs: Sequence[Run], store: ResultStore) -> list[dict[str, Any]]:
+    each = max(1, MOST_CARDS // max(1, len(runs)))
+    cards = []
+    for run in runs[:MOST_CARDS]:
+        record = run.record
+        examples = store.tensors(record, "examples") if record is not None else {}
+        if record is None or not examples:
+            continue
+        samples = store.samples(record).select(["label", "clean_prediction", "valid_prediction"])
+        delta = examples["perturbed"] - examples["clean"]
+        factor = amplification(delta)
+        for position, row in enumerate(examples["rows"].tolist()[:each]):
+            truth, before, after = (record.classes[column[row].as_py()] for column in samples.columns)
+            cards.append(
+                {
+                    "key": record.key, "run": run.name, "truth": truth, "before": before, "after": after,
+                    "factor": f"{factor:g}", "clean": _png(examples["clean"][position]),
+                    "perturbation": _png(0.5 + factor * delta[position]),
+                    "perturbed": _png(examples["perturbed"][position]),
+                }
+            )  # fmt: skip
+    return cards
+
+
+def _run(record: CellRecord, run: Run) -> dict[str, Any]:
+    shown = record.model_dump(mode="json", include={"spec", "metrics", "environment", "created", "status"})
+    return {
+        "key": record.key,
+        "name": f"{run.name}: {method_label(record)} on {target_label(record)}",
+        "status": str(record.status),
+        "accuracy": None if record.metrics is None else f"{percent(record.metrics.valid_accuracy)}%",
+        "command": run.command,
+        "notes": record.notes,
+        "json": json.dumps(shown, indent=1),
+    }
