@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advbench.access import Access
 from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
-from advbench.methods.pgn.defaults import DEGRADE, ENHANCE, ENHANCE_SHARED
+from advbench.methods.pgn.defaults import DEGRADE, DEGRADE_UNBOUNDED, ENHANCE, ENHANCE_SHARED
 from advbench.methods.pgn.networks import Discriminator, Generator, encoder_of
 from advbench.methods.pgn.objectives import OBJECTIVES
 from advbench.methods.pgn.training import Fit, Recipe, perturbed_images
@@ -138,7 +138,10 @@ class PGN(Method):
             "gamma": 0.0 if bounded else 3.0 if degrade else 1e-4,
             "valid_pixels": bounded,
         }
-        chosen |= DEGRADE if degrade else ENHANCE_SHARED if self._judges_like_the_target else ENHANCE
+        if degrade:
+            chosen |= DEGRADE if bounded else DEGRADE_UNBOUNDED
+        else:
+            chosen |= ENHANCE_SHARED if self._judges_like_the_target else ENHANCE
         given = {name: value for name, value in self if value is not None}
         return self.model_copy(update=chosen | given)
 
