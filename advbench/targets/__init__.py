@@ -2,7 +2,7 @@
 
 from advbench.targets.base import Classifier, FunctionTarget, JacobianAnswer, ModuleTarget, Normalise, Target
 from advbench.targets.checks import target_warnings
-from advbench.targets.fast import fast_form
+from advbench.targets.fast import fast_form, train_mode
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
 from advbench.targets.weights import imagenet_state, load_into, pinned_weights, read_state
 from advbench.targets.zoo import NORMALISATIONS, Normalisation, build_network, known_architectures, normaliser
@@ -29,4 +29,5 @@ __all__ = [
     "pinned_weights",
     "read_state",
     "target_warnings",
+    "train_mode",
 ]

@@ -19,7 +19,7 @@ from advbench.methods.pgn.networks import Discriminator, Generator
 from advbench.methods.pgn.objectives import Objective, goal_met
 from advbench.progress import Task
 from advbench.seeding import seeded
-from advbench.targets import epoch_batches
+from advbench.targets import epoch_batches, train_mode
 from advbench.tensors import Images, Labels, Rows
 from advbench.types import Goal
 
@@ -147,7 +147,7 @@ class Fit:
     def _epoch(self, task: Task) -> None:
         epoch = len(self.history)
         sums = torch.zeros(7, dtype=torch.float64)
-        self.generator.train()
+        train_mode(self.generator)
         self.past.clear()  # so that a fit resumed at an epoch's start ends in the same numbers
         with seeded(self.context.seed, "pgn", "epoch", epoch) as generator:
             batches = epoch_batches(len(self.train.fit), self.recipe.batch_size, generator)
