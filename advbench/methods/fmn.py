@@ -26,8 +26,8 @@ class FMN(MinimalMethod):
     scale.
 
     One forward pass and one gradient a step. Deviations: until an image is first fooled, its radius reaches a
-    thousandth beyond that boundary, on which there would be no way on; no starting points, no l0. An image that is never
-    fooled is returned as it came.
+    thousandth beyond that boundary, on which there would be no way on; no starting points, no l0. An image that is
+    never fooled is returned as it came.
 
     Args:
         steps: Gradients an image.
