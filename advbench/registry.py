@@ -94,8 +94,16 @@ ATTACKS = Registry(
     "attack",
     "advbench.attacks",
     {
+        "carlini-wagner": Entry(
+            "advbench.methods.carlini_wagner:CarliniWagner", "minimal l2 perturbations by Adam (Carlini, Wagner 2017)"
+        ),
+        "ddn": Entry("advbench.methods.ddn:DDN", "decoupled direction and norm, minimal l2 (Rony et al. 2019)"),
+        "deepfool": Entry(
+            "advbench.methods.deepfool:DeepFool", "minimal l2 or linf perturbations (Moosavi-Dezfooli et al. 2016)"
+        ),
         "eha": Entry("advbench.methods.fgsm:FGSM", "the paper's name for fgsm", alias_of="fgsm"),
         "fgsm": Entry("advbench.methods.fgsm:FGSM", "fast gradient sign method (Goodfellow et al. 2014)"),
+        "fmn": Entry("advbench.methods.fmn:FMN", "fast minimum-norm, linf, l2 or l1 (Pintor et al. 2021)"),
         "noise": Entry("advbench.methods.noise:Noise", "random noise at the same budget: the control of every table"),
         "pgd": Entry("advbench.methods.pgd:PGD", "projected gradient descent (Madry et al. 2018)"),
         "pgn-101": _pgn(
