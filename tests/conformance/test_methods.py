@@ -21,7 +21,15 @@ from advbench.types import Goal, Norm
 
 QUICK: dict[str, dict[str, Any]] = {
     name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")
-} | {"pgd": {"steps": 3}}
+} | {
+    "apgd-ce": {"steps": 3},
+    "apgd-dlr": {"steps": 3},
+    "apgd-t": {"steps": 2, "targets": 2},
+    "autoattack": {"steps": 2, "targets": 2, "queries": 5},
+    "fab-t": {"steps": 3, "targets": 2},
+    "pgd": {"steps": 3},
+    "square": {"queries": 10},
+}
 """Options that make a method quick to fit; a new method that is quick by itself needs none."""
 
 BUDGETS = {
@@ -30,7 +38,11 @@ BUDGETS = {
     "l1": Budget(norm=Norm.L1, epsilon=20),
 }
 CASES = [
-    (name, goal, norm) for name in ATTACKS.entries for goal in sorted(ATTACKS.load(name).goals) for norm in BUDGETS
+    (name, goal, norm)
+    for name in ATTACKS.entries
+    for goal in sorted(ATTACKS.load(name).goals)
+    for norm in BUDGETS
+    if norm in ATTACKS.load(name).norms
 ]
 _fitted: dict[tuple[str, Goal, str], tuple[Method, Context, Perturber, QueryLedger]] = {}
 
