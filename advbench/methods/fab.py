@@ -18,6 +18,9 @@ from advbench.types import Capability, Norm
 
 __all__ = ["FABT"]
 
+PATIENCE, FAR = 20, 2.0
+"""Where a distance is enough, an image that after so many steps is still so many times further gives a class up."""
+
 
 @dataclass
 class _Shortest:
@@ -27,10 +30,13 @@ class _Shortest:
     norm: Norm
     points: Images
     distances: Tensor
+    reached: Tensor
+    """As ``distances``, since the search turned to the class at hand."""
 
     def offer(self, index: Tensor, points: Images, left: Tensor) -> None:
         """Take over points that have left their class, where they are nearer."""
         distances = lengths(points - self.images[index], self.norm).flatten()
+        self.reached[index] = torch.where(left, distances, torch.inf).minimum(self.reached[index])
         nearer = left & (distances < self.distances[index])
         chosen = index[nearer]
         self.points[chosen], self.distances[chosen] = points[nearer], distances[nearer]
@@ -45,7 +51,8 @@ class FABT(MinimalMethod):
     point that has left its class is drawn back towards the image. Images are ``(batch, 3, height, width)``.
 
     Deviations: a point that is drawn back is projected onto the hyperplane of where it was, as the pass that found it
-    out has given that already: one pass a step instead of two; no random restarts.
+    out has given that already: one pass a step instead of two; no random restarts. Within AutoAttack an image leaves
+    when it is fooled within epsilon, and gives up a class that after 20 steps is still over twice as far.
 
     Args:
         targets: Classes to try, from the one with the highest score on the clean image.
@@ -86,19 +93,24 @@ class FABT(MinimalMethod):
             rows: The samples that the images belong to.
             access: The door to the target.
             norm: That they are to be short in.
-            enough: A distance at which an image leaves; None searches to the end.
+            enough: A distance at which an image leaves, and by which it gives up a class that is far; None searches
+                each class to the end.
         """
         scores = access.scores(images, rows)
         infinite = images.new_full((len(images),), torch.inf)
-        found = _Shortest(images, norm, images.clone(), torch.where(scores.argmax(dim=1) == labels, infinite, 0))
+        distances = torch.where(scores.argmax(dim=1) == labels, infinite, 0)
+        found = _Shortest(images, norm, images.clone(), distances, infinite)
         nearest = nearest_classes(scores, labels, self.targets)
         for rank in range(nearest.shape[1]):
             index = (found.distances > (enough or 0.0)).nonzero().flatten()
-            points = images[index]
-            for _ in range(self.steps):
-                index, points = self._step(index, points, labels, nearest[:, rank], rows, access, found, enough)
+            points, found.reached = images[index], infinite.clone()
+            for step in range(self.steps):
                 if not len(index):
                     break
+                if enough is not None and step == PATIENCE:
+                    near = ~found.reached[index].isfinite() | (found.reached[index] <= FAR * enough)
+                    index, points = index[near], points[near]
+                index, points = self._step(index, points, labels, nearest[:, rank], rows, access, found, enough)
             if len(index):
                 found.offer(index, points, access.labels(points, rows[index.cpu()]) != labels[index])
         return found.points
@@ -113,8 +125,6 @@ class FABT(MinimalMethod):
             own, aim = (classes[index[part]].to(scores.device)[:, None] for classes in (labels, aims))
             return scores.gather(1, aim) - scores.gather(1, own)
 
-        if not len(index):
-            return index, points
         answer = access.jacobian(points, lead, 1, rows[index.cpu()])
         left = answer.scores.argmax(dim=1) != labels[index]
         found.offer(index, points, left)
