@@ -132,7 +132,7 @@ def official(network: nn.Module, images: Tensor, labels: Tensor, settings: Setti
 
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     with torch.inference_mode():
-        return (network(images).argmax(dim=1) == labels).float().mean().item()
+        return float((network(images).argmax(dim=1) == labels).float().mean())
 
 
 def timed(run: Callable[[], Tensor]) -> tuple[Tensor, float]:
