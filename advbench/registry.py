@@ -94,6 +94,14 @@ ATTACKS = Registry(
     "attack",
     "advbench.attacks",
     {
+        "apgd-ce": Entry(
+            "advbench.methods.apgd:APGD", "AutoPGD on the cross-entropy (Croce & Hein 2020)", {"loss": "ce"}
+        ),
+        "apgd-dlr": Entry("advbench.methods.apgd:APGD", "AutoPGD on the difference of logits ratio", {"loss": "dlr"}),
+        "apgd-t": Entry("advbench.methods.apgd_t:APGDT", "AutoPGD towards each of the nearest classes"),
+        "autoattack": Entry(
+            "advbench.methods.autoattack:AutoAttack", "AutoAttack, standard or rand: apgd-ce, apgd-t, fab-t, square"
+        ),
         "carlini-wagner": Entry(
             "advbench.methods.carlini_wagner:CarliniWagner", "minimal l2 perturbations by Adam (Carlini, Wagner 2017)"
         ),
@@ -102,6 +110,7 @@ ATTACKS = Registry(
             "advbench.methods.deepfool:DeepFool", "minimal l2 or linf perturbations (Moosavi-Dezfooli et al. 2016)"
         ),
         "eha": Entry("advbench.methods.fgsm:FGSM", "the paper's name for fgsm", alias_of="fgsm"),
+        "fab-t": Entry("advbench.methods.fab:FABT", "fast adaptive boundary attack, targeted: minimal perturbations"),
         "fgsm": Entry("advbench.methods.fgsm:FGSM", "fast gradient sign method (Goodfellow et al. 2014)"),
         "fmn": Entry("advbench.methods.fmn:FMN", "fast minimum-norm, linf, l2 or l1 (Pintor et al. 2021)"),
         "noise": Entry("advbench.methods.noise:Noise", "random noise at the same budget: the control of every table"),
@@ -113,6 +122,7 @@ ATTACKS = Registry(
             "perturbation generation network, ResNet-50 encoder, discriminator like the target", variant="50"
         ),
         "pgn-b": _pgn("perturbation generation network that only sees the target's predicted labels (Proposed-B)"),
+        "square": Entry("advbench.methods.square:Square", "Square Attack: random search by scores alone"),
     },
 )
 

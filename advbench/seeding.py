@@ -9,7 +9,7 @@ import torch
 
 from advbench.tensors import Rows
 
-__all__ = ["derive_seed", "per_sample_uniform", "seeded"]
+__all__ = ["derive_seed", "per_sample_normal", "per_sample_uniform", "seeded", "stepwise_uniform"]
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -46,3 +46,40 @@ def per_sample_uniform(shape: torch.Size, rows: Rows, seed: int, *purpose: str |
         stream = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, row]))
         stream.random(out=out[position], dtype=np.float32)
     return torch.from_numpy(2 * out - 1)
+
+
+def per_sample_normal(shape: torch.Size, rows: Rows, seed: int, *purpose: str | int) -> torch.Tensor:
+    """Standard normal numbers, each sample's own stream, as ``per_sample_uniform`` gives uniform ones."""
+    uniform = per_sample_uniform(shape, rows, seed, *purpose)
+    return 2**0.5 * torch.erfinv(uniform.clamp(-1 + 2**-24, 1 - 2**-24))
+
+
+def stepwise_uniform(rows: Rows, step: int, count: int, seed: int, *purpose: str | int) -> torch.Tensor:
+    """A few uniform numbers in [0, 1) for each sample at one step of many, ``(batch, count)``.
+
+    Each sample and step has a stream of its own, as in ``per_sample_uniform``, but the streams are SplitMix64 (Steele,
+    Lea, Flood 2014), which needs no state and no loop over samples: what thousands of small draws ask for.
+
+    Args:
+        rows: Each sample's position in the evaluation set, ``(batch,)``.
+        step: The draw's number.
+        count: Numbers a sample.
+        seed: The run's seed.
+        purpose: Sets this stream apart from the method's others.
+    """
+    key = np.array([derive_seed(seed, *purpose)], dtype=np.uint64)
+    streams = _split_mix(key + rows.cpu().numpy().astype(np.uint64) * _GOLDEN)
+    streams = _split_mix(streams + np.array([step], dtype=np.uint64) * _GOLDEN)
+    bits = _split_mix(streams[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
+    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24))
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _split_mix(state: np.ndarray) -> np.ndarray:
+    """Scramble 64-bit numbers so that neighbours become unrelated."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    scrambled: np.ndarray = state ^ (state >> np.uint64(31))
+    return scrambled

@@ -182,8 +182,12 @@ def _identity(dataset: Dataset, fit: LabelledImages) -> DatasetIdentity:
 
 
 def _incompatible(method: Method, threat: ThreatModel, target: Target, request: RunRequest) -> str | None:
-    if request.goal not in method.goals:
+    served_by = method.inner if isinstance(method, Transfer) else method
+    if request.goal not in served_by.goals:
         return f"{request.attack} does not serve the goal {request.goal}"
+    if request.budget.norm not in served_by.norms:
+        served = " or ".join(sorted(served_by.norms))
+        return f"{request.attack} does not serve the norm {request.budget.norm}: use --norm {served}"
     needs = method.needs(request.goal)
     lacking = (needs.fit | needs.perturb) - target.offers
     if lacking:

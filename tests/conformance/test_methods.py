@@ -21,7 +21,15 @@ from advbench.types import Goal, Norm
 
 QUICK: dict[str, dict[str, Any]] = {
     name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")
-} | {"pgd": {"steps": 3}}
+} | {
+    "apgd-ce": {"steps": 2},
+    "apgd-dlr": {"steps": 2},
+    "apgd-t": {"steps": 2, "targets": 2},
+    "autoattack": {"steps": 2, "targets": 2, "queries": 5},
+    "fab-t": {"steps": 2, "targets": 2},
+    "pgd": {"steps": 3},
+    "square": {"queries": 10},
+}
 """Options that make a method quick to fit; a new method that is quick by itself needs none."""
 
 BUDGETS = {
