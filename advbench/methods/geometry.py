@@ -7,7 +7,7 @@ from advbench.tensors import Images
 from advbench.threat import Budget
 from advbench.types import Norm
 
-__all__ = ["clip_to_budget", "dual", "lengths", "project", "unit_step"]
+__all__ = ["clip_to_budget", "dual", "lengths", "project", "sparse_step", "unit_step"]
 
 DUALS = {Norm.LINF: Norm.L1, Norm.L2: Norm.L2, Norm.L1: Norm.LINF}
 
@@ -35,6 +35,25 @@ def unit_step(gradient: Images, norm: Norm) -> Images:
     return gradient / lengths(gradient, norm).clamp(min=1e-12)
 
 
+def sparse_step(gradient: Images, images: Images, share: float) -> Images:
+    """A step of unit l1 length along the signs of a gradient's largest values, all of one size.
+
+    Tramèr and Boneh 2019, 'Adversarial Training and Robustness for Multiple Perturbations' (SLIDE). Values that [0, 1]
+    keeps from moving are passed over.
+
+    Args:
+        gradient: ``(batch, channels, height, width)``.
+        images: Where the step starts.
+        share: Of an image's values, how many move.
+    """
+    stuck = ((images <= 0) & (gradient < 0)) | ((images >= 1) & (gradient > 0))
+    free = gradient.masked_fill(stuck, 0)
+    sizes = free.abs().flatten(1)
+    count = max(1, round(share * sizes.shape[1]))
+    smallest = sizes.topk(count, dim=1).values[:, -1:].view(-1, 1, 1, 1)
+    return unit_step(free.sign() * (free.abs() >= smallest), Norm.L1)
+
+
 def project(delta: Images, norm: Norm, epsilon: float | Tensor) -> Images:
     """Bring perturbations to the nearest of norm at most ``epsilon``, a number or ``(batch, 1, 1, 1)``."""
     if norm is Norm.LINF:
@@ -52,6 +71,8 @@ def _project_l1(delta: Images, epsilon: Tensor) -> Images:
     """Duchi et al. 2008, 'Efficient Projections onto the l1-Ball', figure 1: a soft threshold found by sorting."""
     sizes = delta.abs().flatten(1)
     radius = epsilon.expand(len(delta), *epsilon.shape[1:]).reshape(-1, 1) if epsilon.ndim else epsilon
+    if (sizes.sum(dim=1, keepdim=True) <= radius).all():
+        return delta  # sorting costs more than the rest of a step
     ordered = sizes.sort(dim=1, descending=True).values
     excess = ordered.cumsum(dim=1) - radius
     ranks = torch.arange(1, sizes.shape[1] + 1, device=delta.device)

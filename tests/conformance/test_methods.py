@@ -19,10 +19,15 @@ from advbench.tensors import Images
 from advbench.threat import THREATS, Budget, threat_model
 from advbench.types import Goal, Norm
 
+# Options that make a method quick to fit; a new method that is quick by itself needs none.
 QUICK: dict[str, dict[str, Any]] = {
     name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")
-} | {"pgd": {"steps": 3}}
-"""Options that make a method quick to fit; a new method that is quick by itself needs none."""
+} | {"pgd": {"steps": 3}, "nes": {"queries": 22, "directions": 5}, "simba": {"queries": 20}}
+MOMENTUM = {"di-fgsm", "ni-fgsm", "si-ni-fgsm", "ti-fgsm", "vmi-fgsm"}
+"""Names of one class, apart from mi-fgsm, which is tried in every norm."""
+QUICK |= {name: {"steps": 2} for name in {"mi-fgsm", *MOMENTUM}}
+QUICK["si-ni-fgsm"]["scales"] = 2
+QUICK["vmi-fgsm"]["neighbours"] = 1
 
 BUDGETS = {
     "linf": Budget(norm=Norm.LINF, epsilon=0.1),
@@ -30,7 +35,10 @@ BUDGETS = {
     "l1": Budget(norm=Norm.L1, epsilon=20),
 }
 CASES = [
-    (name, goal, norm) for name in ATTACKS.entries for goal in sorted(ATTACKS.load(name).goals) for norm in BUDGETS
+    (name, goal, norm)
+    for name in ATTACKS.entries
+    for goal in sorted(ATTACKS.load(name).goals)
+    for norm in (["linf"] if name in MOMENTUM else BUDGETS)
 ]
 _fitted: dict[tuple[str, Goal, str], tuple[Method, Context, Perturber, QueryLedger]] = {}
 
