@@ -10,6 +10,7 @@ from advbench.targets.base import (
     chunk_size,
 )
 from advbench.targets.checks import target_warnings
+from advbench.targets.ensemble import EnsembleTarget, Fusion
 from advbench.targets.fast import fast_form
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
 from advbench.targets.weights import imagenet_state, load_into, pinned_weights, read_state
@@ -19,7 +20,9 @@ __all__ = [
     "NORMALISATIONS",
     "Classifier",
     "ClassifierSpec",
+    "EnsembleTarget",
     "FunctionTarget",
+    "Fusion",
     "JacobianAnswer",
     "ModuleTarget",
     "Normalisation",

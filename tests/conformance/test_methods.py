@@ -177,7 +177,7 @@ def test_a_surrogate_carries_any_image_method_to_a_target_that_is_never_asked(
         Goal.DEGRADE, BUDGETS["linf"], 0, 32, 10, runtime=Runtime(device="cpu"), train_classifier=train_classifier
     )
     ledger = QueryLedger(100)
-    method = Transfer(inner=build_method("fgsm", {}), surrogate=spec)
+    method = Transfer(inner=build_method("fgsm", {}), surrogates=(spec,))
     assert threat_model(None, method.needs(Goal.DEGRADE)).name == "black-box-labels"
     train = TrainingImages(digits.fit, digits.validation)
     labels = torch.cat([digits.fit.labels, digits.validation.labels])
