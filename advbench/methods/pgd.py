@@ -50,9 +50,9 @@ class PGD(AimedMethod):
     Deviations: y is the predicted class unless ``label`` is ``true``; under l2 and l1 the random start is a uniform
     point of the linf ball of radius epsilon, projected; under l1 a step is that of SLIDE (Tramèr, Boneh 2019,
     https://arxiv.org/abs/1904.13000), along the signs of the largest few values of the gradient that [0, 1] lets move,
-    and the projection is the exact one; to enhance, the loss falls instead of rising. Of several restarts, an image's
-    best is kept: one that reached its aim, then that of the larger loss; each restart costs one query beside its
-    gradients to tell.
+    and the projection is onto the ball and [0, 1] at once (Croce, Hein 2021, https://arxiv.org/abs/2103.01208); to
+    enhance, the loss falls instead of rising. Of several restarts, an image's best is kept: one that reached its aim,
+    then that of the larger loss; each restart costs one query beside its gradients to tell.
 
     Args:
         steps: Gradients an image.
