@@ -136,7 +136,7 @@ class TestART:
         options = {"steps": 10, "relative_step": 0.2, "random_start": False}
         # The peer clips to [0, 1] before it projects: under l2, a little less is left of the budget.
         within = 1e-4 if norm is Norm.LINF else 1e-3
-        agree(ours(smooth_target, images, "pgd", norm, options), theirs, 5e-3, within)
+        agree(ours(smooth_target, images, "pgd", norm, options), theirs, 2e-2, within)
 
     def test_under_l1_a_step_shared_by_values_gains_more_than_the_peers_single_one(
         self, model: Any, smooth_target: ModuleTarget, images: torch.Tensor, labels: torch.Tensor
