@@ -75,14 +75,14 @@ class Aim:
         They order points as the cross-entropy does and have gradients of its direction, without vanishing where the
         class is certain: differences between scores stay measurable there.
         """
-        own = self.classes.view(-1, 1)
+        own = self.classes.view(-1, 1).to(scores.device)
         others = scores.scatter(1, own, -torch.inf).logsumexp(dim=1)
         against = others - scores.gather(1, own).squeeze(1)
         return -against if self.towards else against
 
     def reached(self, scores: Scores) -> Tensor:
         """Which samples are where they are to be, ``(batch,)``."""
-        return (scores.argmax(dim=1) == self.classes) == self.towards
+        return (scores.argmax(dim=1) == self.classes.to(scores.device)) == self.towards
 
     def of(self, chosen: Tensor) -> "Aim":
         """The aim of some of the samples."""

@@ -19,6 +19,7 @@ import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -61,7 +62,7 @@ def small_cnn() -> nn.Module:
     widths = (3, 32, 64, 128)
     blocks = [
         layer
-        for before, after in zip(widths, widths[1:], strict=False)
+        for before, after in pairwise(widths)
         for layer in (nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2))
     ]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], CLASSES))
@@ -207,9 +208,9 @@ def measure(attacks: dict[str, Attack], scene: Scene, batch: int, repeats: int) 
     for turn in range(repeats):
         names = list(attacks)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:  # nobody always follows the same one
-            spent, last[name] = timed(attacks[name], scene, batch)
-            seconds[name].append(spent)
-    table = Table()
+            took, last[name] = timed(attacks[name], scene, batch)
+            seconds[name].append(took)
+    table = Table(min_width=100)
     for column in ("", "seconds", "x of the bare passes", "min - max", "fooled", "largest change"):
         table.add_column(column, justify="left" if not column else "right")
     for name, spent in seconds.items():
