@@ -47,12 +47,13 @@ class PGD(AimedMethod):
     https://arxiv.org/abs/1706.06083: from a random point of the ball, steps along the steepest direction, each
     projected back. Images are ``(batch, 3, height, width)``, epsilon in [0, 1] pixel scale.
 
-    Deviations: y is the predicted class unless ``label`` is ``true``; under l2 and l1 the random start is a uniform
-    point of the linf ball of radius epsilon, projected; under l1 a step is that of SLIDE (Tramèr, Boneh 2019,
-    https://arxiv.org/abs/1904.13000), along the signs of the largest few values of the gradient that [0, 1] lets move,
-    and the projection is onto the ball and [0, 1] at once (Croce, Hein 2021, https://arxiv.org/abs/2103.01208); to
-    enhance, the loss falls instead of rising. Of several restarts, an image's best is kept: one that reached its aim,
-    then that of the larger loss; each restart costs one query beside its gradients to tell.
+    Deviations: y is the predicted class unless ``label`` is ``true``; under l2 and l1 the random start lies epsilon
+    away in a random direction (under l1, a start of few values holds on to them); under l1 a step is that of SLIDE
+    (Tramèr, Boneh 2019, https://arxiv.org/abs/1904.13000), along the signs of the largest few values of the gradient
+    that [0, 1] lets move, and the projection is onto the ball and [0, 1] at once (Croce, Hein 2021,
+    https://arxiv.org/abs/2103.01208); to enhance, the loss falls instead of rising. Of several restarts, an image's
+    best is kept: one that reached its aim, then that of the larger loss; each restart costs one query beside its
+    gradients to tell.
 
     Args:
         steps: Gradients an image.
@@ -107,6 +108,8 @@ class PGD(AimedMethod):
         start = images
         if self.random_start:
             noise = per_sample_uniform(images.shape, rows, context.seed, "pgd", restart).to(images.device)
+            if norm is not Norm.LINF:
+                noise = unit_step(noise, norm)
             start = clip_to_budget(images + epsilon * noise, images, context.budget)
         walk = Walk(images, start, aim, rows)
         for _ in range(self.steps):

@@ -105,6 +105,8 @@ class TestFoolbox:
             if steps == 1:
                 agree(mine, theirs, 1e-3)
         assert losses[-1][0] >= losses[-1][1]
+        started = ours(smooth_target, images, "pgd", Norm.L1, {"steps": 10, "relative_step": 0.1})
+        assert loss(smooth_target, started, labels) >= 0.98 * losses[-1][1], "a random start loses what steps gain"
 
     def test_l1_fgm(self, model: Any, smooth_target: ModuleTarget, images: torch.Tensor, labels: torch.Tensor) -> None:
         import foolbox
