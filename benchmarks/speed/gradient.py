@@ -210,7 +210,7 @@ def measure(attacks: dict[str, Attack], scene: Scene, batch: int, repeats: int) 
         for name in names[turn % len(names) :] + names[: turn % len(names)]:  # nobody always follows the same one
             took, last[name] = timed(attacks[name], scene, batch)
             seconds[name].append(took)
-    table = Table(min_width=100)
+    table = Table()
     for column in ("", "seconds", "x of the bare passes", "min - max", "fooled", "largest change"):
         table.add_column(column, justify="left" if not column else "right")
     for name, spent in seconds.items():
@@ -238,7 +238,7 @@ def measure(attacks: dict[str, Attack], scene: Scene, batch: int, repeats: int) 
 def main(model: str, size: int, count: int, batch: int, repeats: int, epochs: int, epsilon: float) -> None:
     """Time FGSM and PGD beside their bare passes and the peers."""
     warnings.filterwarnings("ignore")  # the peers' own, about themselves
-    scene, console = make_scene(model, size, count, epochs, epsilon), Console()
+    scene, console = make_scene(model, size, count, epochs, epsilon), Console(width=120)
     right = (scene.target.labels(scene.images) == scene.labels).float().mean()
     threads = torch.get_num_threads()
     for name, attacks in competitors(scene, batch).items():

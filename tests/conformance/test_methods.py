@@ -22,7 +22,7 @@ from advbench.types import Goal, Norm
 # Options that make a method quick to fit; a new method that is quick by itself needs none.
 QUICK: dict[str, dict[str, Any]] = {
     name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")
-} | {"pgd": {"steps": 3}, "nes": {"queries": 22, "directions": 5}, "simba": {"queries": 20}}
+} | {"pgd": {"steps": 3}, "nes": {"queries": 14, "directions": 3}, "simba": {"queries": 8}}
 MOMENTUM = {"di-fgsm", "ni-fgsm", "si-ni-fgsm", "ti-fgsm", "vmi-fgsm"}
 """Names of one class, apart from mi-fgsm, which is tried in every norm."""
 QUICK |= {name: {"steps": 2} for name in {"mi-fgsm", *MOMENTUM}}
