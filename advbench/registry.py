@@ -90,6 +90,10 @@ def _pgn(summary: str, **presets: Any) -> Entry:
     return Entry("advbench.methods.pgn:PGN", summary, presets)
 
 
+def _momentum(summary: str, **presets: Any) -> Entry:
+    return Entry("advbench.methods.momentum:MomentumMethod", summary, presets)
+
+
 ATTACKS = Registry(
     "attack",
     "advbench.attacks",
@@ -109,10 +113,16 @@ ATTACKS = Registry(
         "deepfool": Entry(
             "advbench.methods.deepfool:DeepFool", "minimal l2 or linf perturbations (Moosavi-Dezfooli et al. 2016)"
         ),
+        "di-fgsm": _momentum(
+            "gradient steps through images shrunk and padded at random (Xie et al. 2019)", decay=0.0, diversity=0.5
+        ),
         "eha": Entry("advbench.methods.fgsm:FGSM", "the paper's name for fgsm", alias_of="fgsm"),
         "fab-t": Entry("advbench.methods.fab:FABT", "fast adaptive boundary attack, targeted: minimal perturbations"),
         "fgsm": Entry("advbench.methods.fgsm:FGSM", "fast gradient sign method (Goodfellow et al. 2014)"),
         "fmn": Entry("advbench.methods.fmn:FMN", "fast minimum-norm, linf, l2 or l1 (Pintor et al. 2021)"),
+        "mi-fgsm": _momentum("gradient steps with momentum, made to transfer (Dong et al. 2018)"),
+        "nes": Entry("advbench.methods.nes:NES", "gradients estimated from scores (Ilyas et al. 2018)"),
+        "ni-fgsm": _momentum("momentum, with gradients a step ahead (Lin et al. 2020)", nesterov=True),
         "noise": Entry("advbench.methods.noise:Noise", "random noise at the same budget: the control of every table"),
         "pgd": Entry("advbench.methods.pgd:PGD", "projected gradient descent (Madry et al. 2018)"),
         "pgn-101": _pgn(
@@ -122,7 +132,13 @@ ATTACKS = Registry(
             "perturbation generation network, ResNet-50 encoder, discriminator like the target", variant="50"
         ),
         "pgn-b": _pgn("perturbation generation network that only sees the target's predicted labels (Proposed-B)"),
+        "si-ni-fgsm": _momentum(
+            "momentum, a step ahead, over copies of less brightness (Lin et al. 2020)", nesterov=True, scales=5
+        ),
+        "simba": Entry("advbench.methods.simba:SimBA", "random steps kept where scores get worse (Guo et al. 2019)"),
         "square": Entry("advbench.methods.square:Square", "Square Attack: random search by scores alone"),
+        "ti-fgsm": _momentum("momentum on smoothed gradients: TI-MI-FGSM (Dong et al. 2019)", kernel=15),
+        "vmi-fgsm": _momentum("momentum, with gradients tuned by those around (Wang, He 2021)", neighbours=20),
     },
 )
 

@@ -9,7 +9,14 @@ import torch
 
 from advbench.tensors import Rows
 
-__all__ = ["derive_seed", "per_sample_normal", "per_sample_uniform", "seeded", "stepwise_uniform"]
+__all__ = [
+    "derive_seed",
+    "per_sample_normal",
+    "per_sample_order",
+    "per_sample_uniform",
+    "seeded",
+    "stepwise_uniform",
+]
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -40,18 +47,32 @@ def per_sample_uniform(shape: torch.Size, rows: Rows, seed: int, *purpose: str |
         seed: The run's seed.
         purpose: Sets this stream apart from the method's others.
     """
-    key = derive_seed(seed, *purpose)
     out = np.empty(shape, dtype=np.float32)
-    for position, row in enumerate(rows.tolist()):
-        stream = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, row]))
-        stream.random(out=out[position], dtype=np.float32)
+    for part, stream in zip(out, _streams(rows, seed, purpose), strict=True):
+        stream.random(out=part, dtype=np.float32)
     return torch.from_numpy(2 * out - 1)
 
 
 def per_sample_normal(shape: torch.Size, rows: Rows, seed: int, *purpose: str | int) -> torch.Tensor:
-    """Standard normal numbers, each sample's own stream, as ``per_sample_uniform`` gives uniform ones."""
-    uniform = per_sample_uniform(shape, rows, seed, *purpose)
-    return 2**0.5 * torch.erfinv(uniform.clamp(-1 + 2**-24, 1 - 2**-24))
+    """Standard normal numbers, each sample's own stream, as in ``per_sample_uniform``."""
+    out = np.empty(shape, dtype=np.float32)
+    for part, stream in zip(out, _streams(rows, seed, purpose), strict=True):
+        stream.standard_normal(out=part, dtype=np.float32)
+    return torch.from_numpy(out)
+
+
+def per_sample_order(count: int, kept: int, rows: Rows, seed: int, *purpose: str | int) -> torch.Tensor:
+    """The first ``kept`` of ``count`` numbers in random order, each sample's own, ``(batch, kept)``."""
+    out = np.empty((len(rows), kept), dtype=np.int64)
+    for part, stream in zip(out, _streams(rows, seed, purpose), strict=True):
+        part[:] = stream.permutation(count)[:kept]
+    return torch.from_numpy(out)
+
+
+def _streams(rows: Rows, seed: int, purpose: tuple[str | int, ...]) -> Iterator[np.random.Generator]:
+    key = derive_seed(seed, *purpose)
+    for row in rows.tolist():
+        yield np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, row]))
 
 
 def stepwise_uniform(rows: Rows, step: int, count: int, seed: int, *purpose: str | int) -> torch.Tensor:

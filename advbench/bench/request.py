@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from advbench.datasets import Dataset, DatasetSpec, LabelledImages, load_dataset
 from advbench.errors import InvalidConfig, UnknownName
@@ -14,7 +14,7 @@ from advbench.progress import Progress
 from advbench.registry import ATTACKS
 from advbench.results import CellSpec, DatasetIdentity, TargetIdentity
 from advbench.runtime import Runtime
-from advbench.targets import ClassifierSpec, ModuleTarget, Target, make_classifier
+from advbench.targets import ClassifierSpec, Fusion, ModuleTarget, Target, make_classifier
 from advbench.threat import Budget, ThreatModel, threat_model
 from advbench.types import Goal
 
@@ -30,7 +30,8 @@ class RunRequest(BaseModel):
     Args:
         attack: A name of ``advbench list attacks``.
         options: The method's hyper-parameters, as text or values.
-        via: A surrogate to perturb against, instead of the target.
+        via: Surrogates to perturb against, instead of the target.
+        via_fusion: What of several surrogates is averaged.
         target: The classifier to attack.
         dataset: The images.
         threat: A preset's name; None takes the one that grants least of those that suffice.
@@ -49,7 +50,8 @@ class RunRequest(BaseModel):
 
     attack: str
     options: dict[str, Any] = Field(default_factory=dict)
-    via: ClassifierSpec | None = None
+    via: tuple[ClassifierSpec, ...] = ()
+    via_fusion: Fusion = "logits"
     target: ClassifierSpec
     dataset: DatasetSpec = DatasetSpec()
     threat: str | None = None
@@ -62,6 +64,12 @@ class RunRequest(BaseModel):
     runtime: Runtime = Runtime()
     batch_size: int = Field(default=128, ge=1)
     results: Path = Path("advbench-results")
+
+    @field_validator("via", mode="before")
+    @classmethod
+    def _as_stored_before(cls, value: Any) -> Any:
+        """Read what records held before there could be several: one surrogate or None."""
+        return () if value is None else (value,) if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
@@ -124,8 +132,8 @@ def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progre
 def prepare(request: RunRequest, progress: Progress) -> Prepared:
     """Put everything in place; whatever cannot be meant is refused here, before time is spent on it."""
     method = build_method(request.attack, dict(request.options))
-    if request.via is not None:
-        method = Transfer(inner=method, surrogate=request.via)
+    if request.via:
+        method = Transfer(inner=method, surrogates=request.via, fusion=request.via_fusion)
     needs = method.needs(request.goal)
     threat = threat_model(request.threat, needs)
     if request.true_labels:
@@ -162,6 +170,8 @@ def _by_content(parameters: dict[str, Any]) -> dict[str, Any]:
     def name(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: name(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [name(inner) for inner in value]
         if isinstance(value, str) and Path(value).suffix and Path(value).is_file():
             return f"{Path(value).name} sha256:{file_hash(Path(value))}"
         return value

@@ -12,6 +12,7 @@ from advbench.cli.options import (
     dataset_of,
     describe_attack,
     runtime_of,
+    surrogates_of,
     target_options,
     training_of,
 )
@@ -40,10 +41,17 @@ def main() -> None:
 @main.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.option("--attack", required=True, metavar="NAME", help="The method; see 'advbench list attacks'.")
 @target_options
-@click.option("--via", metavar="ARCHITECTURE", help="Perturb against a surrogate that the attacker trains, instead.")
-@click.option("--via-weights", type=click.Path(path_type=Path), help="The surrogate's first weights, a checkpoint.")
+@click.option("--via", metavar="A[,B...]", help="Perturb against surrogates that the attacker trains, instead.")
+@click.option(
+    "--via-fusion",
+    type=click.Choice(["logits", "probabilities", "loss"]),
+    default="logits",
+    show_default=True,
+    help="What of several surrogates is averaged.",
+)
+@click.option("--via-weights", metavar="FILE[,...]", help="The surrogates' first weights, checkpoints in their order.")
 @click.option("--via-normalisation", default="none", show_default=True, help="none, imagenet or half.")
-@click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long it is trained.")
+@click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long they are trained.")
 @click.option("--threat", metavar="NAME", help="Threat model; the least that suffices, if left out.")
 @click.option("--true-labels", is_flag=True, help="Grant the evaluation's true labels as well: an oracle.")
 @click.option("--max-queries", type=click.IntRange(0), metavar="N", help="Most queries for one image in use.")
@@ -89,23 +97,13 @@ def run(context: click.Context, **given: Any) -> None:
 
 
 def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    from advbench.targets import ClassifierSpec, Training
     from advbench.threat import Budget, parse_epsilon
 
-    epsilon, via = given["epsilon"], given["via"]
-    surrogate = None
-    if via is not None:
-        weights = given["via_weights"]
-        surrogate = ClassifierSpec(
-            architecture=via,
-            init="scratch" if weights is None else str(weights),
-            normalisation=given["via_normalisation"],
-            training=Training(seed=given["seed"], epochs=given["via_epochs"]),
-        )
+    epsilon = given["epsilon"]
     return {
         "attack": given["attack"],
         "options": options,
-        "via": surrogate,
+        "via": surrogates_of(given),
         "target": training_of(given),
         "dataset": dataset_of(given, limit=given["limit"], fit_images=given["fit_images"]),
         "budget": Budget(norm=given["norm"], epsilon=None if epsilon is None else parse_epsilon(epsilon)),
@@ -115,7 +113,7 @@ def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_PASSED_ON = ("threat", "true_labels", "max_queries", "max_fit_queries", "goal", "seed", "results")
+_PASSED_ON = ("via_fusion", "threat", "true_labels", "max_queries", "max_fit_queries", "goal", "seed", "results")
 
 
 @main.command()

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from advbench.runtime import Runtime
     from advbench.targets import ClassifierSpec
 
-__all__ = ["MethodOptions", "dataset_of", "describe_attack", "runtime_of", "target_options", "training_of"]
+__all__ = [
+    "MethodOptions",
+    "dataset_of",
+    "describe_attack",
+    "runtime_of",
+    "surrogates_of",
+    "target_options",
+    "training_of",
+]
 
 _TARGET_OPTIONS = (
     click.option("--target", required=True, metavar="NAME", help="torchvision name, timm:NAME or MODULE:FACTORY."),
@@ -72,6 +80,30 @@ def training_of(given: dict[str, Any]) -> "ClassifierSpec":
             seed=given["seed"],
         ),
     )
+
+
+def surrogates_of(given: dict[str, Any]) -> "list[ClassifierSpec]":
+    """The surrogates' specifications from the command line's values.
+
+    Raises:
+        InvalidConfig: There are not as many first weights as surrogates.
+    """
+    from advbench.targets import ClassifierSpec, Training
+
+    names = given["via"].split(",") if given["via"] else []
+    weights = given["via_weights"].split(",") if given["via_weights"] else ["scratch"] * len(names)
+    if len(weights) != len(names):
+        raise InvalidConfig(f"--via-weights names {len(weights)} files for {len(names)} surrogates: give one for each")
+    return [
+        ClassifierSpec(
+            architecture=name,
+            init=init,
+            normalisation=given["via_normalisation"],
+            # One architecture named twice is two networks.
+            training=Training(seed=given["seed"] + names[:position].count(name), epochs=given["via_epochs"]),
+        )
+        for position, (name, init) in enumerate(zip(names, weights, strict=True))
+    ]
 
 
 def dataset_of(given: dict[str, Any], **limits: int | None) -> "DatasetSpec":

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -12,11 +13,22 @@ from advbench.access import Access
 from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, ImageMethod, Setting
 from advbench.methods.geometry import clip_to_budget, lengths
+from advbench.seeding import per_sample_uniform
 from advbench.tensors import Images, Labels, Scores
 from advbench.threat import Needs
 from advbench.types import Capability, Goal, Norm
 
-__all__ = ["GradientMethod", "LabelledMethod", "MinimalMethod", "Nearest", "annealed", "margin", "rising_loss"]
+__all__ = [
+    "Aim",
+    "AimedMethod",
+    "GradientMethod",
+    "LabelledMethod",
+    "MinimalMethod",
+    "Nearest",
+    "annealed",
+    "margin",
+    "rising_loss",
+]
 
 
 class LabelledMethod(ImageMethod):
@@ -49,6 +61,91 @@ class GradientMethod(LabelledMethod):
         if setting.budget.epsilon is None:
             raise InvalidConfig("this attack needs a budget: give --epsilon, such as --epsilon 8/255")
         return self
+
+
+@dataclass(frozen=True)
+class Aim:
+    """The class that each image is pushed away from, or towards.
+
+    Args:
+        classes: ``(batch,)``.
+        towards: To each class rather than away from it.
+    """
+
+    classes: Labels
+    towards: bool
+
+    def gain(self, scores: Scores, part: slice = slice(None)) -> Tensor:
+        """What is to rise, ``(batch,)``: the cross-entropy with the class, or its negative."""
+        loss = F.cross_entropy(scores, self.classes[part].to(scores.device), reduction="none")
+        return -loss if self.towards else loss
+
+    def odds(self, scores: Scores) -> Tensor:
+        """What is to rise, ``(batch,)``: the log-odds against the class, or for it.
+
+        They order points as the cross-entropy does and have gradients of its direction, without vanishing where the
+        class is certain: differences between scores stay measurable there.
+        """
+        own = self.classes.view(-1, 1).to(scores.device)
+        others = scores.scatter(1, own, -torch.inf).logsumexp(dim=1)
+        against = others - scores.gather(1, own).squeeze(1)
+        return -against if self.towards else against
+
+    def reached(self, scores: Scores) -> Tensor:
+        """Which samples are where they are to be, ``(batch,)``."""
+        return (scores.argmax(dim=1) == self.classes.to(scores.device)) == self.towards
+
+    def of(self, chosen: Tensor) -> "Aim":
+        """The aim of some of the samples."""
+        return Aim(self.classes[chosen], self.towards)
+
+
+class AimedMethod(GradientMethod):
+    """A labelled method that may be given another class to reach.
+
+    Args:
+        towards: That class, to degrade: ``none``, so that any other than ``label`` will do; ``random``;
+            ``least-likely`` or ``next`` (likeliest), both of the clean image and other than ``label``.
+    """
+
+    towards: Literal["none", "least-likely", "next", "random"] = "none"
+
+    def resolve(self, setting: Setting) -> Self:
+        """Check that there is a budget, and that a class to reach does not stand against the goal."""
+        if self.towards != "none" and setting.goal is Goal.ENHANCE:
+            raise InvalidConfig(f"--towards {self.towards} leads away from the right class: it is for --goal degrade")
+        return super().resolve(setting)
+
+    def needs(self, goal: Goal) -> Needs:
+        """As a labelled method, and the scores that the class to reach is chosen by."""
+        needs = super().needs(goal)
+        if self.towards not in ("least-likely", "next"):
+            return needs
+        return Needs(perturb=needs.perturb | {Capability.SCORES})
+
+    def aim(self, images: Images, access: Access, context: Context) -> Aim:
+        """Choose each image's class: one query an image, or none where it is the true one or away from it."""
+        if self.towards in ("least-likely", "next"):
+            return self.aim_by(access.scores(images), access, context)
+        return self._aim_without_scores(self.reference(images, access), access, context)
+
+    def _aim_without_scores(self, labels: Labels, access: Access, context: Context) -> Aim:
+        if self.towards == "none":
+            return Aim(labels, towards=context.goal is Goal.ENHANCE)
+        draws = per_sample_uniform(torch.Size([len(labels), 1]), access.rows, context.seed, "towards").squeeze(1)
+        others = ((draws + 1) / 2 * (access.num_classes - 1)).long().clamp(max=access.num_classes - 2)
+        others = others.to(labels.device)
+        return Aim(others + (others >= labels), towards=True)
+
+    def aim_by(self, scores: Scores, access: Access, context: Context) -> Aim:
+        """Choose each image's class by the clean images' scores, where they are known already."""
+        labels = access.true_labels if self.label == "true" else scores.argmax(dim=1)
+        own = labels.view(-1, 1)
+        if self.towards == "least-likely":
+            return Aim(scores.scatter(1, own, torch.inf).argmin(dim=1), towards=True)
+        if self.towards == "next":
+            return Aim(scores.scatter(1, own, -torch.inf).argmax(dim=1), towards=True)
+        return self._aim_without_scores(labels, access, context)
 
 
 class MinimalMethod(LabelledMethod):
@@ -89,7 +186,7 @@ class MinimalMethod(LabelledMethod):
 
 def rising_loss(scores: Scores, labels: Labels, goal: Goal) -> Tensor:
     """What is to rise for each sample, ``(batch,)``: the cross-entropy to degrade, its negative to enhance."""
-    loss = F.cross_entropy(scores, labels, reduction="none")
+    loss = F.cross_entropy(scores, labels.to(scores.device), reduction="none")
     return loss if goal is Goal.DEGRADE else -loss
 
 

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from advbench.results import CellRecord, Metrics
+from advbench.results import CellRecord, CellSpec, Metrics
 from advbench.types import Goal
 
 __all__ = ["accuracy_table", "record_summary", "records_table"]
@@ -41,15 +41,25 @@ def record_summary(record: CellRecord) -> RenderableType:
 def _headline(record: CellRecord) -> Text:
     spec = record.spec
     made = spec.target.made_from
-    via = spec.parameters.get("surrogate")
     seen = made["training"]["images"]
     lines = [
-        f"{spec.attack}{' via ' + via['architecture'] if via else ''}  {spec.goal}  "
-        f"{spec.budget}  threat {spec.threat.name}  seed {spec.seed}",
+        f"{_attack(spec)}  {spec.goal}  {spec.budget}  threat {spec.threat.name}  seed {spec.seed}",
         f"target {spec.target.name} ({made['init']}, saw {'all' if seen is None else seen} fit images)  "
         f"dataset {spec.dataset.name} {spec.dataset.image_size} px, {spec.dataset.evaluation_images} evaluation images",
     ]
     return Text("\n".join(lines), style="bold")
+
+
+def _attack(spec: CellSpec) -> str:
+    """The attack's name, and the surrogates that it was carried by."""
+    surrogates = spec.parameters.get("surrogates", [])
+    if "surrogate" in spec.parameters:  # as records held it before there could be several
+        surrogates = [spec.parameters["surrogate"]]
+    if not surrogates:
+        return spec.attack
+    names = "+".join(surrogate["architecture"] for surrogate in surrogates)
+    fused = f" ({spec.parameters['fusion']} fused)" if len(surrogates) > 1 else ""
+    return f"{spec.attack} via {names}{fused}"
 
 
 def accuracy_table(goal: Goal, metrics: Metrics) -> Table:
@@ -122,12 +132,10 @@ def _row(record: CellRecord) -> Sequence[str]:
         if metrics is None
         else tuple(map(percent, (metrics.clean_accuracy, metrics.raw_accuracy, metrics.valid_accuracy)))
     )
-    via = spec.parameters.get("surrogate")
     seen = spec.target.made_from["training"]["images"]
     return (
         record.key[:10],
-        f"{spec.attack}{' via ' + via['architecture'] if via else ''}, {spec.goal}, {spec.budget}, "
-        f"{spec.threat.name}, seed {spec.seed}",
+        f"{_attack(spec)}, {spec.goal}, {spec.budget}, {spec.threat.name}, seed {spec.seed}",
         spec.target.name + (f" ({seen} images)" if seen else ""),
         f"{spec.dataset.name} {spec.dataset.image_size} px",
         *accuracies,

@@ -1,7 +1,16 @@
 """Classifiers under attack: any torchvision network, one's own module, or a plain function."""
 
-from advbench.targets.base import Classifier, FunctionTarget, JacobianAnswer, ModuleTarget, Normalise, Target
+from advbench.targets.base import (
+    Classifier,
+    FunctionTarget,
+    JacobianAnswer,
+    ModuleTarget,
+    Normalise,
+    Target,
+    chunk_size,
+)
 from advbench.targets.checks import target_warnings
+from advbench.targets.ensemble import EnsembleTarget, Fusion
 from advbench.targets.fast import fast_form, train_mode
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
 from advbench.targets.weights import imagenet_state, load_into, pinned_weights, read_state
@@ -11,7 +20,9 @@ __all__ = [
     "NORMALISATIONS",
     "Classifier",
     "ClassifierSpec",
+    "EnsembleTarget",
     "FunctionTarget",
+    "Fusion",
     "JacobianAnswer",
     "ModuleTarget",
     "Normalisation",
@@ -19,6 +30,7 @@ __all__ = [
     "Target",
     "Training",
     "build_network",
+    "chunk_size",
     "epoch_batches",
     "fast_form",
     "imagenet_state",

@@ -24,6 +24,7 @@ __all__ = [
     "Normalise",
     "Target",
     "chunk_size",
+    "differentiate",
 ]
 
 CHUNK_PIXELS = 256 * 3 * 96 * 96
@@ -125,6 +126,40 @@ class Target(ABC):
         return self
 
 
+def differentiate(
+    images: Images,
+    device: torch.device,
+    scored: Callable[[Images, slice], tuple[Tensor, Scores]],
+    count: int,
+    size: int,
+) -> JacobianAnswer:
+    """Put images through a network in parts, and go back once for each of ``count`` losses.
+
+    Args:
+        images: At least one.
+        device: Where the network is.
+        scored: From inputs and the part of the batch that they are to losses, ``(part, count)``, and logits.
+        count: Losses a sample.
+        size: Images in a part.
+    """
+    gradients, values, scores = [], [], []
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        piece = images.detach()[part]
+        inputs = piece.to(device).contiguous(memory_format=torch.channels_last).requires_grad_()
+        with torch.enable_grad():
+            value, logits = scored(inputs, part)
+        # The gradients of the input alone: no parameter's is ever computed.
+        rows = [
+            torch.autograd.grad(value[:, index].sum(), inputs, retain_graph=index + 1 < count)[0]
+            for index in range(count)
+        ]
+        gradients.append(torch.stack(rows, dim=1).to(images.device))
+        values.append(value.detach().to(images.device))
+        scores.append(logits.detach().to(images.device))
+    return JacobianAnswer(torch.cat(gradients).contiguous(), torch.cat(values), torch.cat(scores))
+
+
 class ModuleTarget(Target):
     """A classifier that is a torch module.
 
@@ -182,25 +217,17 @@ class ModuleTarget(Target):
         if not len(images):
             nothing = images.new_zeros((0, count, *images.shape[1:]))
             return JacobianAnswer(nothing, images.new_zeros((0, count)), self.scores(images))
-        module = self._fast_module() if self.fast_dtype is torch.float32 else self._module
-        gradients, values, scores = [], [], []
-        size = chunk_size(images)
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            piece = images.detach()[part]
-            inputs = piece.to(self._device).contiguous(memory_format=torch.channels_last).requires_grad_()
-            with torch.enable_grad():
-                logits = module(inputs)
-                value = losses(logits, part)
-            # The gradients of the input alone: no parameter's is ever computed.
-            rows = [
-                torch.autograd.grad(value[:, index].sum(), inputs, retain_graph=index + 1 < count)[0]
-                for index in range(count)
-            ]
-            gradients.append(torch.stack(rows, dim=1).to(images.device))
-            values.append(value.detach().to(images.device))
-            scores.append(logits.detach().to(images.device))
-        return JacobianAnswer(torch.cat(gradients).contiguous(), torch.cat(values), torch.cat(scores))
+        module = self.differentiable()
+
+        def scored(inputs: Images, part: slice) -> tuple[Tensor, Scores]:
+            logits = module(inputs)
+            return losses(logits, part), logits
+
+        return differentiate(images, self._device, scored, count, chunk_size(images))
+
+    def differentiable(self) -> nn.Module:
+        """The float32 module that gradients are taken through."""
+        return self._fast_module() if self.fast_dtype is torch.float32 else self._module
 
     def module(self) -> nn.Module:
         """Give a copy, which cannot change this target."""

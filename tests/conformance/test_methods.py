@@ -19,6 +19,7 @@ from advbench.tensors import Images
 from advbench.threat import THREATS, Budget, threat_model
 from advbench.types import Goal, Norm
 
+# Options that make a method quick to fit; a new method that is quick by itself needs none.
 QUICK: dict[str, dict[str, Any]] = {
     name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")
 } | {
@@ -27,10 +28,16 @@ QUICK: dict[str, dict[str, Any]] = {
     "apgd-t": {"steps": 2, "targets": 2},
     "autoattack": {"steps": 2, "targets": 2, "queries": 5},
     "fab-t": {"steps": 2, "targets": 2},
+    "nes": {"queries": 14, "directions": 3},
     "pgd": {"steps": 3},
+    "simba": {"queries": 8},
     "square": {"queries": 10},
 }
-"""Options that make a method quick to fit; a new method that is quick by itself needs none."""
+MOMENTUM = {"di-fgsm", "ni-fgsm", "si-ni-fgsm", "ti-fgsm", "vmi-fgsm"}
+"""Names of one class, apart from mi-fgsm, which is tried in every norm."""
+QUICK |= {name: {"steps": 2} for name in {"mi-fgsm", *MOMENTUM}}
+QUICK["si-ni-fgsm"]["scales"] = 2
+QUICK["vmi-fgsm"]["neighbours"] = 1
 
 BUDGETS = {
     "linf": Budget(norm=Norm.LINF, epsilon=0.1),
@@ -41,7 +48,7 @@ CASES = [
     (name, goal, norm)
     for name in ATTACKS.entries
     for goal in sorted(ATTACKS.load(name).goals)
-    for norm in BUDGETS
+    for norm in (["linf"] if name in MOMENTUM else BUDGETS)
     if norm in ATTACKS.load(name).norms
 ]
 _fitted: dict[tuple[str, Goal, str], tuple[Method, Context, Perturber, QueryLedger]] = {}
@@ -181,7 +188,7 @@ def test_a_surrogate_carries_any_image_method_to_a_target_that_is_never_asked(
         Goal.DEGRADE, BUDGETS["linf"], 0, 32, 10, runtime=Runtime(device="cpu"), train_classifier=train_classifier
     )
     ledger = QueryLedger(100)
-    method = Transfer(inner=build_method("fgsm", {}), surrogate=spec)
+    method = Transfer(inner=build_method("fgsm", {}), surrogates=(spec,))
     assert threat_model(None, method.needs(Goal.DEGRADE)).name == "black-box-labels"
     train = TrainingImages(digits.fit, digits.validation)
     labels = torch.cat([digits.fit.labels, digits.validation.labels])
