@@ -94,8 +94,27 @@ ATTACKS = Registry(
     "attack",
     "advbench.attacks",
     {
+        "advgan": Entry(
+            "advbench.methods.generators:AdvGAN",
+            "generator between the target's margin and a discriminator of real images (Xiao et al. 2018)",
+        ),
+        "atn": Entry("advbench.methods.generators:ATN", "adversarial transformation network (Baluja and Fischer 2017)"),
         "eha": Entry("advbench.methods.fgsm:FGSM", "the paper's name for fgsm", alias_of="fgsm"),
+        "fast-feature-fool": Entry(
+            "advbench.methods.fast_feature_fool:FastFeatureFool",
+            "universal perturbation from the target's weights, without data (Mopuri et al. 2017)",
+        ),
         "fgsm": Entry("advbench.methods.fgsm:FGSM", "fast gradient sign method (Goodfellow et al. 2014)"),
+        "gap": Entry("advbench.methods.generators:GAP", "generative adversarial perturbations (Poursaeed et al. 2018)"),
+        "gap-universal": Entry(
+            "advbench.methods.generators:GAP",
+            "generative adversarial perturbations, one for all images (Poursaeed et al. 2018)",
+            {"universal": True},
+        ),
+        "gradient-uap": Entry(
+            "advbench.methods.gradient_uap:GradientUAP",
+            "universal perturbation by stochastic gradients (Shafahi et al. 2020)",
+        ),
         "noise": Entry("advbench.methods.noise:Noise", "random noise at the same budget: the control of every table"),
         "pgd": Entry("advbench.methods.pgd:PGD", "projected gradient descent (Madry et al. 2018)"),
         "pgn-101": _pgn(
@@ -105,6 +124,7 @@ ATTACKS = Registry(
             "perturbation generation network, ResNet-50 encoder, discriminator like the target", variant="50"
         ),
         "pgn-b": _pgn("perturbation generation network that only sees the target's predicted labels (Proposed-B)"),
+        "uap": Entry("advbench.methods.uap:UAP", "universal adversarial perturbation (Moosavi-Dezfooli et al. 2017)"),
     },
 )
 

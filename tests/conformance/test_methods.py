@@ -20,8 +20,14 @@ from advbench.threat import THREATS, Budget, threat_model
 from advbench.types import Goal, Norm
 
 QUICK: dict[str, dict[str, Any]] = {
-    name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")
-} | {"pgd": {"steps": 3}}
+    name: {"epochs": 1, "backbone": "scratch", "batch_size": 32}
+    for name in ("advgan", "atn", "gap", "gap-universal", "pgn-50", "pgn-101", "pgn-b")
+} | {
+    "fast-feature-fool": {"epochs": 1, "steps": 5},
+    "gradient-uap": {"epochs": 1},
+    "pgd": {"steps": 3},
+    "uap": {"epochs": 1, "inner": "fgsm"},
+}
 """Options that make a method quick to fit; a new method that is quick by itself needs none."""
 
 BUDGETS = {
