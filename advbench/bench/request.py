@@ -162,6 +162,9 @@ def _identity(dataset: Dataset, fit: LabelledImages) -> DatasetIdentity:
 def _incompatible(method: Method, threat: ThreatModel, target: Target, request: RunRequest) -> str | None:
     if request.goal not in method.goals:
         return f"{request.attack} does not serve the goal {request.goal}"
+    if request.budget.norm not in method.norms:
+        served = " or ".join(sorted(method.norms))
+        return f"{request.attack} does not serve the norm {request.budget.norm}: use --norm {served}"
     needs = method.needs(request.goal)
     lacking = (needs.fit | needs.perturb) - target.offers
     if lacking:

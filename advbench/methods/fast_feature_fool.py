@@ -1,7 +1,6 @@
 """Data-free universal perturbations."""
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -33,7 +32,7 @@ class FastFeatureFool(UniversalMethod):
 
     The work is done on a copy of the target's module and asks it nothing; only the choice among epochs asks for the
     classes of the validation images. Deviations: any norm; layers are the network's rectifiers (or, without any, its
-    convolutions), which includes those of a fully connected head; v enters in place of an image whose normalised
+    convolutions) that put out feature maps; v enters in place of an image whose normalised
     pixels are zero, as the authors' networks have it: the mean image, or black where nothing is subtracted.
 
     Args:
@@ -99,26 +98,28 @@ class _Excitement:
         normalise = module.normalise if isinstance(module, Classifier) else None
         self.background = normalise.mean if isinstance(normalise, Normalise) else 0.0
         self.logs: list[Tensor] = []
-        rectifiers = [layer for layer in module.modules() if isinstance(layer, RECTIFIERS)]
-        layers: Sequence[nn.Module] = rectifiers or [
-            layer for layer in module.modules() if isinstance(layer, nn.Conv2d)
-        ]
-        if not layers:
-            raise InvalidConfig(f"{type(module).__name__} has no rectifier or convolution to excite")
+        layers = _of_kind(module, RECTIFIERS) or _of_kind(module, (nn.Conv2d,))
         for layer in layers:
             layer.register_forward_hook(self._keep)
 
     def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG002
-        # At once, as a later layer may work in place.
-        self.logs.append(output.abs().mean().clamp(min=1e-12).log())
+        if output.ndim == 4:
+            # At once, as a later layer may work in place.
+            self.logs.append(output.abs().mean().clamp(min=1e-12).log())
 
     def __call__(self, v: Tensor) -> Tensor:
         self.logs.clear()
         self.module(self.background + v)
+        if not self.logs:
+            raise InvalidConfig(f"{type(self.module).__name__} has no convolutional layer to excite")
         return torch.stack(self.logs).sum()
 
 
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish)
+
+
+def _of_kind(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Module]:
+    return [layer for layer in module.modules() if isinstance(layer, kinds)]
 
 
 def _pixel_scale(context: Context) -> float:

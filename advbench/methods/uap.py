@@ -17,7 +17,7 @@ from advbench.methods.universal import UniversalFit, UniversalMethod
 from advbench.progress import Task
 from advbench.tensors import Images, Labels, Rows
 from advbench.threat import Budget, Needs
-from advbench.types import Capability, Goal
+from advbench.types import Capability, Goal, Norm
 
 __all__ = ["UAP"]
 
@@ -51,6 +51,7 @@ class UAP(UniversalMethod):
     """
 
     goals: ClassVar[frozenset[Goal]] = frozenset({Goal.DEGRADE})
+    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L2, Norm.LINF})
 
     inner: str = "deepfool"
     inner_options: Annotated[dict[str, Any], BeforeValidator(_options)] = Field(default_factory=dict)

@@ -54,6 +54,10 @@ class UniversalFit(EpochFit):
     def _extra_state(self) -> dict[str, Any]:
         return {"v": self.v}
 
+    def _resume(self, state: Mapping[str, Any] | None) -> None:
+        super()._resume(state)
+        self.v = self.v.to(self.fabric.device)
+
 
 class UniversalMethod(Method):
     """A method that finds one perturbation for all images, and perturbs without asking anything.

@@ -36,7 +36,11 @@ BUDGETS = {
     "l1": Budget(norm=Norm.L1, epsilon=20),
 }
 CASES = [
-    (name, goal, norm) for name in ATTACKS.entries for goal in sorted(ATTACKS.load(name).goals) for norm in BUDGETS
+    (name, goal, norm)
+    for name in ATTACKS.entries
+    for goal in sorted(ATTACKS.load(name).goals)
+    for norm in BUDGETS
+    if norm in ATTACKS.load(name).norms
 ]
 _fitted: dict[tuple[str, Goal, str], tuple[Method, Context, Perturber, QueryLedger]] = {}
 

@@ -31,9 +31,9 @@ class GAP(DirectMethod):
 
     To enhance, the same generator is trained towards the true class: what direct training reaches where PGN plays its
     game. Deviations: PGN's generator and its bounds (tanh under linf) instead of a ResNet generator that is scaled to
-    the budget; the best epoch on validation images is kept, of a moving average of the generator. While ``gap-universal``
-    learns, Z is drawn anew for each image of a batch, since batch norm cannot tell copies of one apart; one Z is
-    chosen from the start, and its perturbation is what is kept.
+    the budget; the best epoch on validation images is kept, of a moving average of the generator. While
+    ``gap-universal`` learns, Z is drawn anew for each image of a batch, since batch norm cannot tell copies of one
+    apart; one Z is chosen from the start, and its perturbation is what is kept.
 
     Args:
         universal: One perturbation for all images; the attack's name sets it.
