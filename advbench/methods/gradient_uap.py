@@ -35,7 +35,7 @@ class GradientUAP(UniversalMethod):
         loss_limit: Where the cross-entropy of an image is clipped, to degrade.
     """
 
-    relative_step: float = Field(default=0.1, gt=0)
+    relative_step: float = Field(default=0.2, gt=0)
     loss_limit: float = Field(default=9.0, gt=0)
 
     def needs(self, goal: Goal) -> Needs:  # noqa: ARG002

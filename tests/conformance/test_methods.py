@@ -19,15 +19,25 @@ from advbench.tensors import Images
 from advbench.threat import THREATS, Budget, threat_model
 from advbench.types import Goal, Norm
 
-QUICK: dict[str, dict[str, Any]] = {
-    name: {"epochs": 1, "backbone": "scratch", "batch_size": 32}
-    for name in ("advgan", "atn", "gap", "gap-universal", "pgn-50", "pgn-101", "pgn-b")
-} | {
-    "fast-feature-fool": {"epochs": 1, "steps": 5},
-    "gradient-uap": {"epochs": 1},
-    "pgd": {"steps": 3},
-    "uap": {"epochs": 1, "inner": "fgsm"},
-}
+QUICK: dict[str, dict[str, Any]] = (
+    {name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")}
+    | {
+        name: {
+            "epochs": 1,
+            "backbone": "scratch",
+            "batch_size": 32,
+            "encoder": "squeezenet1_1",
+            "decoder_width": 0.05,
+        }
+        for name in ("advgan", "atn", "gap", "gap-universal")
+    }
+    | {
+        "fast-feature-fool": {"epochs": 1, "steps": 5},
+        "gradient-uap": {"epochs": 1},
+        "pgd": {"steps": 3},
+        "uap": {"epochs": 1, "inner": "fgsm"},
+    }
+)
 """Options that make a method quick to fit; a new method that is quick by itself needs none."""
 
 BUDGETS = {

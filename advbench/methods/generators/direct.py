@@ -56,7 +56,7 @@ def pull_back(access: Access, perturbed: Images, loss: SampleLoss, rows: Rows) -
 class DirectFit(GeneratorFit):
     """The training of a generator through the target; subclasses say by which loss."""
 
-    clean_scores: Tensor
+    clean_scores: Tensor | None = None
 
     @abstractmethod
     def _target_loss(self, scores: Scores, clean: Scores, labels: Labels) -> Tensor:
@@ -71,20 +71,18 @@ class DirectFit(GeneratorFit):
         return perturbation
 
     def _begin(self) -> None:
-        self.clean_scores = torch.zeros(len(self.train.fit), self.access.num_classes)
-        super()._begin()
-        self.clean_scores = self._sum_over_processes(self.clean_scores)
-
-    def _clean_answers(self, rows: Rows) -> Labels:
-        scores = self.access.scores(self._images(rows), rows=rows).cpu()
-        self.clean_scores[rows] = scores
-        return scores.argmax(dim=1)
+        own = torch.zeros(len(self.train.fit), self.access.num_classes)
+        for part in self._share(torch.arange(len(own))).split(self.batch_size):
+            own[part] = self.access.scores(self._images(part), rows=part).cpu()
+        self.clean_scores = self._sum_over_processes(own)
+        self.clean = self.clean_scores.argmax(dim=1)
 
     def step(self, images: Images, labels: Labels, rows: Rows) -> StepFigures:
         """Make M for one batch, ask the target for the loss's gradient at J, and pull it back through the generator."""
         with self.fabric.autocast():
             perturbation = self._perturbation(images)
         perturbed = self._moved(images, perturbation)
+        assert self.clean_scores is not None
         clean = self.clean_scores[rows].to(images.device)
         pulled = pull_back(
             self.access, perturbed, lambda scores, part: self._target_loss(scores, clean[part], labels[part]), rows

@@ -109,11 +109,8 @@ class GeneratorFit(EpochFit):
         rows = self._share(torch.arange(len(self.train.fit)))
         answers = torch.zeros(len(self.train.fit), dtype=torch.long)
         for part in rows.split(self.batch_size):
-            answers[part] = self._clean_answers(part).cpu()
+            answers[part] = self.access.labels(self._images(part), rows=part).cpu()
         self.clean = self._sum_over_processes(answers)
-
-    def _clean_answers(self, rows: Rows) -> Labels:
-        return self.access.labels(self._images(rows), rows=rows)
 
     def _epoch(self, task: Task, generator: torch.Generator) -> dict[str, float]:
         assert self.clean is not None
