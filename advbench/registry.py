@@ -99,12 +99,20 @@ ATTACKS = Registry(
             "generator between the target's margin and a discriminator of real images (Xiao et al. 2018)",
         ),
         "atn": Entry("advbench.methods.generators:ATN", "adversarial transformation network (Baluja and Fischer 2017)"),
+        "carlini-wagner": Entry(
+            "advbench.methods.carlini_wagner:CarliniWagner", "minimal l2 perturbations by Adam (Carlini, Wagner 2017)"
+        ),
+        "ddn": Entry("advbench.methods.ddn:DDN", "decoupled direction and norm, minimal l2 (Rony et al. 2019)"),
+        "deepfool": Entry(
+            "advbench.methods.deepfool:DeepFool", "minimal l2 or linf perturbations (Moosavi-Dezfooli et al. 2016)"
+        ),
         "eha": Entry("advbench.methods.fgsm:FGSM", "the paper's name for fgsm", alias_of="fgsm"),
         "fast-feature-fool": Entry(
             "advbench.methods.fast_feature_fool:FastFeatureFool",
             "universal perturbation from the target's weights, without data (Mopuri et al. 2017)",
         ),
         "fgsm": Entry("advbench.methods.fgsm:FGSM", "fast gradient sign method (Goodfellow et al. 2014)"),
+        "fmn": Entry("advbench.methods.fmn:FMN", "fast minimum-norm, linf, l2 or l1 (Pintor et al. 2021)"),
         "gap": Entry("advbench.methods.generators:GAP", "generative adversarial perturbations (Poursaeed et al. 2018)"),
         "gap-universal": Entry(
             "advbench.methods.generators:GAP",

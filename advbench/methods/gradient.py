@@ -1,20 +1,22 @@
 """What methods that follow gradients share: which class a loss is measured against, and in which direction to go."""
 
+import math
 from abc import abstractmethod
 from typing import ClassVar, Literal, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from advbench.access import Access
 from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, ImageMethod, Setting
-from advbench.methods.geometry import clip_to_budget
+from advbench.methods.geometry import clip_to_budget, lengths
 from advbench.tensors import Images, Labels, Scores
 from advbench.threat import Needs
-from advbench.types import Capability, Goal
+from advbench.types import Capability, Goal, Norm
 
-__all__ = ["GradientMethod", "LabelledMethod", "MinimalMethod", "rising_loss"]
+__all__ = ["GradientMethod", "LabelledMethod", "MinimalMethod", "Nearest", "annealed", "margin", "rising_loss"]
 
 
 class LabelledMethod(ImageMethod):
@@ -58,6 +60,13 @@ class MinimalMethod(LabelledMethod):
 
     goals: ClassVar[frozenset[Goal]] = frozenset({Goal.DEGRADE})
 
+    def resolve(self, setting: Setting) -> Self:
+        """Check that the method knows what is short in the budget's norm."""
+        if setting.budget.norm not in self.norms:
+            known = " or ".join(f"--norm {norm}" for norm in sorted(self.norms))
+            raise InvalidConfig(f"this attack does not minimise the {setting.budget.norm} norm: give {known}")
+        return self
+
     def perturb(self, images: Images, access: Access, context: Context) -> Images:
         """Find the shortest perturbations, and hold them to the budget where there is one."""
         if not len(images):
@@ -82,3 +91,46 @@ def rising_loss(scores: Scores, labels: Labels, goal: Goal) -> Tensor:
     """What is to rise for each sample, ``(batch,)``: the cross-entropy to degrade, its negative to enhance."""
     loss = F.cross_entropy(scores, labels, reduction="none")
     return loss if goal is Goal.DEGRADE else -loss
+
+
+def margin(scores: Scores, labels: Labels) -> Tensor:
+    """How far the class ``labels`` lies above the best other one, ``(batch,)``; negative where it is not the first."""
+    own = labels.to(scores.device).unsqueeze(1)
+    best_other: Tensor = scores.scatter(1, own, -torch.inf).amax(dim=1)
+    return scores.gather(1, own).squeeze(1) - best_other
+
+
+def annealed(first: float, last: float, step: int, steps: int) -> float:
+    """A value that falls from ``first`` towards ``last`` along half a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+class Nearest:
+    """The nearest fooling image found so far for each sample: the clean one until there is any.
+
+    Args:
+        images: Clean, ``(batch, 3, height, width)``.
+        norm: In which near is meant.
+    """
+
+    def __init__(self, images: Images, norm: Norm) -> None:
+        self.images = images.clone()
+        self.farthest = lengths(torch.maximum(images, 1 - images), norm)
+        """The length of the longest perturbation within [0, 1], ``(batch, 1, 1, 1)``."""
+        self.length = self.farthest.clone()
+        """Of the perturbation to the nearest fooling image."""
+        self.found = torch.zeros_like(self.length, dtype=torch.bool)
+
+    def offer(self, perturbed: Images, length: Tensor, fooled: Tensor, at: Tensor | slice = slice(None)) -> None:
+        """Take those that fool and are nearer than any before.
+
+        Args:
+            perturbed: One image for each sample.
+            length: Of its perturbation, ``(batch, 1, 1, 1)``.
+            fooled: Whether it fools, ``(batch, 1, 1, 1)``.
+            at: Which samples they are, where not all.
+        """
+        better = fooled & (length < self.length[at])
+        self.images[at] = torch.where(better, perturbed, self.images[at])
+        self.length[at] = torch.where(better, length, self.length[at])
+        self.found[at] |= fooled
