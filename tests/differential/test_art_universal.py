@@ -1,4 +1,4 @@
-"""UAP beside ART's, on the same images: a higher fooling rate, as ART loses what one image clips."""
+"""UAP beside ART's, on the same images."""
 
 import random
 
@@ -40,7 +40,10 @@ def ours(target: ModuleTarget, digits: Dataset, attack: str, **options: object) 
 
 
 def test_art(digits: Dataset, target: ModuleTarget) -> None:
-    """With the same inner attack (one gradient sign of length epsilon), passes and images."""
+    """With the same inner attack and images in one pass, ours fools no fewer; gradients from all images, more.
+
+    What ART adds up for one image lacks what was clipped there, and is not put back for the next one.
+    """
     from art.attacks.evasion import UniversalPerturbation
     from art.estimators.classification import PyTorchClassifier
 
@@ -51,9 +54,9 @@ def test_art(digits: Dataset, target: ModuleTarget) -> None:
     )
     images = digits.fit.first(COUNT, seed=1, what="").images()
     theirs = UniversalPerturbation(
-        model, attacker="fgsm", attacker_params={"eps": EPSILON}, eps=EPSILON, max_iter=2, verbose=False
+        model, attacker="deepfool", attacker_params={"verbose": False}, eps=EPSILON, max_iter=1, verbose=False
     )
     theirs.generate(images.numpy())
     reached = fooled(target, images, torch.from_numpy(np.asarray(theirs.noise)))
-    assert fooled(target, images, ours(target, digits, "uap", inner="fgsm", batch_size=1, epochs=2)) >= reached
+    assert fooled(target, images, ours(target, digits, "uap", batch_size=1, epochs=1)) >= reached
     assert fooled(target, images, ours(target, digits, "gradient-uap", batch_size=8, epochs=5)) > reached
