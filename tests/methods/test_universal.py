@@ -95,7 +95,8 @@ class TestClosedForm:
 
         some_images = grey(6, torch.arange(6) % 3)
         train = TrainingImages(some_images, some_images)
-        for attack, options in (("gradient-uap", {}), ("uap", {"inner": "fgsm"})):
+        cases: dict[str, dict[str, Any]] = {"gradient-uap": {}, "uap": {"inner": "fgsm"}}
+        for attack, options in cases.items():
             setup = Setup(ModuleTarget(Constant(), 3), train, attack, size=4, **options)
             assert setup.fit().state()["perturbation"].abs().max() == 0
 
