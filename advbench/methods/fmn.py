@@ -22,10 +22,12 @@ class FMN(MinimalMethod):
     Pintor, Roli, Brendel, Biggio 2021, 'Fast Minimum-norm Adversarial Attacks through Adaptive Norm Constraints',
     https://arxiv.org/abs/2102.12827, under linf, l2 and l1. Until an image is first fooled, its radius reaches the
     boundary of the linear approximation; from then on it shrinks or grows by a factor, and where the image is fooled it
-    never passes the shortest perturbation found. Images are ``(batch, 3, height, width)``, lengths in [0, 1] pixel scale.
+    never passes the shortest perturbation found. Images are ``(batch, 3, height, width)``, lengths in [0, 1] pixel
+    scale.
 
-    One forward pass and one gradient a step. Deviations: no starting points, no l0. An image that is never fooled is
-    returned as it came.
+    One forward pass and one gradient a step. Deviations: until an image is first fooled, its radius reaches a
+    thousandth beyond that boundary, on which there would be no way on; no starting points, no l0. An image that is
+    never fooled is returned as it came.
 
     Args:
         steps: Gradients an image.
@@ -57,7 +59,7 @@ class FMN(MinimalMethod):
                 answer.gradient, dual(norm)
             ).clamp(min=1e-12)
             gamma = annealed(self.gamma, self.last_gamma, step, self.steps)
-            grown = torch.where(nearest.found, radius * (1 + gamma), length + distance)
+            grown = torch.where(nearest.found, radius * (1 + gamma), (length + distance) * (1 + self.last_gamma))
             radius = torch.where(fooled, torch.minimum(radius * (1 - gamma), nearest.length), grown)
             radius = torch.minimum(radius, nearest.farthest)
             size = annealed(self.step_size, self.step_size / 100, step, self.steps)
