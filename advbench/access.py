@@ -185,6 +185,21 @@ class Access:
         """Count what an interrupted fit had asked before it was resumed; counts can only rise."""
         self._recall(spent)
 
+    def at(self, positions: Tensor) -> "Access":
+        """The same door for some of the samples at hand: the same grants, counted in the same place.
+
+        Args:
+            positions: Of those samples among ``rows``.
+        """
+        part = object.__new__(Access)
+        for name in self.__slots__:
+            setattr(part, name, getattr(self, name))
+        part.rows = self.rows[positions]
+        if Capability.TRUE_LABELS in self._ask:
+            truth = self.true_labels[positions]
+            part._ask = {**self._ask, Capability.TRUE_LABELS: lambda: truth.clone()}
+        return part
+
     def grants(self, capability: Capability) -> bool:
         """Whether a capability is granted."""
         return capability in self._granted

@@ -98,11 +98,16 @@ ATTACKS = Registry(
     "attack",
     "advbench.attacks",
     {
+        "advgan": Entry(
+            "advbench.methods.generators:AdvGAN",
+            "generator between the target's margin and a discriminator of real images (Xiao et al. 2018)",
+        ),
         "apgd-ce": Entry(
             "advbench.methods.apgd:APGD", "AutoPGD on the cross-entropy (Croce & Hein 2020)", {"loss": "ce"}
         ),
         "apgd-dlr": Entry("advbench.methods.apgd:APGD", "AutoPGD on the difference of logits ratio", {"loss": "dlr"}),
         "apgd-t": Entry("advbench.methods.apgd_t:APGDT", "AutoPGD towards each of the nearest classes"),
+        "atn": Entry("advbench.methods.generators:ATN", "adversarial transformation network (Baluja and Fischer 2017)"),
         "autoattack": Entry(
             "advbench.methods.autoattack:AutoAttack", "AutoAttack, standard or rand: apgd-ce, apgd-t, fab-t, square"
         ),
@@ -118,8 +123,22 @@ ATTACKS = Registry(
         ),
         "eha": Entry("advbench.methods.fgsm:FGSM", "the paper's name for fgsm", alias_of="fgsm"),
         "fab-t": Entry("advbench.methods.fab:FABT", "fast adaptive boundary attack, targeted: minimal perturbations"),
+        "fast-feature-fool": Entry(
+            "advbench.methods.fast_feature_fool:FastFeatureFool",
+            "universal perturbation from the target's weights, without data (Mopuri et al. 2017)",
+        ),
         "fgsm": Entry("advbench.methods.fgsm:FGSM", "fast gradient sign method (Goodfellow et al. 2014)"),
         "fmn": Entry("advbench.methods.fmn:FMN", "fast minimum-norm, linf, l2 or l1 (Pintor et al. 2021)"),
+        "gap": Entry("advbench.methods.generators:GAP", "generative adversarial perturbations (Poursaeed et al. 2018)"),
+        "gap-universal": Entry(
+            "advbench.methods.generators:GAP",
+            "generative adversarial perturbations, one for all images (Poursaeed et al. 2018)",
+            {"universal": True},
+        ),
+        "gradient-uap": Entry(
+            "advbench.methods.gradient_uap:GradientUAP",
+            "universal perturbation by stochastic gradients (Shafahi et al. 2020)",
+        ),
         "mi-fgsm": _momentum("gradient steps with momentum, made to transfer (Dong et al. 2018)"),
         "nes": Entry("advbench.methods.nes:NES", "gradients estimated from scores (Ilyas et al. 2018)"),
         "ni-fgsm": _momentum("momentum, with gradients a step ahead (Lin et al. 2020)", nesterov=True),
@@ -138,6 +157,7 @@ ATTACKS = Registry(
         "simba": Entry("advbench.methods.simba:SimBA", "random steps kept where scores get worse (Guo et al. 2019)"),
         "square": Entry("advbench.methods.square:Square", "Square Attack: random search by scores alone"),
         "ti-fgsm": _momentum("momentum on smoothed gradients: TI-MI-FGSM (Dong et al. 2019)", kernel=15),
+        "uap": Entry("advbench.methods.uap:UAP", "universal adversarial perturbation (Moosavi-Dezfooli et al. 2017)"),
         "vmi-fgsm": _momentum("momentum, with gradients tuned by those around (Wang, He 2021)", neighbours=20),
     },
 )

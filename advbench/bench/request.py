@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from advbench.datasets import Dataset, DatasetSpec, LabelledImages, load_dataset
-from advbench.errors import InvalidConfig, UnknownName
 from advbench.files import code_digest, file_hash
-from advbench.methods import Method, Setting, Transfer
+from advbench.methods import Method, Setting, Transfer, build_method
 from advbench.progress import Progress
 from advbench.registry import ATTACKS
 from advbench.results import CellSpec, DatasetIdentity, TargetIdentity
@@ -18,7 +17,7 @@ from advbench.targets import ClassifierSpec, Fusion, ModuleTarget, Target, make_
 from advbench.threat import Budget, ThreatModel, threat_model
 from advbench.types import Goal
 
-__all__ = ["Prepared", "RunRequest", "build_method", "make_target", "prepare"]
+__all__ = ["Prepared", "RunRequest", "make_target", "prepare"]
 
 FIT_SUBSET_SEED = 1
 """Not the seed of the target's subset: the two are drawn apart."""
@@ -95,27 +94,6 @@ class Prepared:
     threat: ThreatModel
     spec: CellSpec
     incompatible: str | None
-
-
-def build_method(attack: str, options: dict[str, Any]) -> Method:
-    """Make a method from its name and options, all of which reach it.
-
-    Raises:
-        UnknownName: There is no such attack, or it has no such option.
-        InvalidConfig: An option's value does not fit.
-    """
-    entry = ATTACKS.entry(attack)
-    kind: type[Method] = ATTACKS.load(attack)
-    known = {field.alias or name for name, field in kind.model_fields.items()}
-    for name in options:
-        if name not in known:
-            raise UnknownName(f"option of {attack}", name, known)
-    try:
-        return kind(**{**entry.presets, **options})
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "-".join(map(str, first["loc"])).replace("_", "-")
-        raise InvalidConfig(f"--{option} of {attack}: {first['msg']}, got {first['input']!r}") from error
 
 
 def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:

@@ -20,19 +20,28 @@ from advbench.threat import THREATS, Budget, threat_model
 from advbench.types import Goal, Norm
 
 # Options that make a method quick to fit; a new method that is quick by itself needs none.
-QUICK: dict[str, dict[str, Any]] = {
-    name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")
-} | {
-    "apgd-ce": {"steps": 2},
-    "apgd-dlr": {"steps": 2},
-    "apgd-t": {"steps": 2, "targets": 2},
-    "autoattack": {"steps": 2, "targets": 2, "queries": 5},
-    "fab-t": {"steps": 2, "targets": 2},
-    "nes": {"queries": 14, "directions": 3},
-    "pgd": {"steps": 3},
-    "simba": {"queries": 8},
-    "square": {"queries": 10},
-}
+_QUICK_FIT: dict[str, Any] = {"epochs": 1, "backbone": "scratch", "batch_size": 32}
+QUICK: dict[str, dict[str, Any]] = (
+    dict.fromkeys(("pgn-50", "pgn-101", "pgn-b"), _QUICK_FIT)
+    | {
+        name: {**_QUICK_FIT, "encoder": "squeezenet1_1", "decoder_width": 0.05}
+        for name in ("advgan", "atn", "gap", "gap-universal")
+    }
+    | {
+        "fast-feature-fool": {"epochs": 1, "steps": 5},
+        "gradient-uap": {"epochs": 1},
+        "uap": {"epochs": 1, "inner": "fgsm"},
+        "apgd-ce": {"steps": 2},
+        "apgd-dlr": {"steps": 2},
+        "apgd-t": {"steps": 2, "targets": 2},
+        "autoattack": {"steps": 2, "targets": 2, "queries": 5},
+        "fab-t": {"steps": 2, "targets": 2},
+        "nes": {"queries": 14, "directions": 3},
+        "pgd": {"steps": 3},
+        "simba": {"queries": 8},
+        "square": {"queries": 10},
+    }
+)
 MOMENTUM = {"di-fgsm", "ni-fgsm", "si-ni-fgsm", "ti-fgsm", "vmi-fgsm"}
 """Names of one class, apart from mi-fgsm, which is tried in every norm."""
 QUICK |= {name: {"steps": 2} for name in {"mi-fgsm", *MOMENTUM}}
