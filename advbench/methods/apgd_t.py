@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from advbench.access import Access
-from advbench.methods.apgd import Ascent, Climbed, best_of, starting_points
+from advbench.methods.ascent import Ascent, Climbed, best_of, starting_points
 from advbench.methods.base import Context
 from advbench.methods.fooling import FoolingMethod
 from advbench.methods.margins import nearest_classes, targeted_dlr

@@ -13,6 +13,7 @@ from advbench.methods.geometry import clip_to_budget, lengths
 from advbench.methods.gradient import MinimalMethod
 from advbench.methods.hyperplane import to_hyperplane
 from advbench.methods.margins import nearest_classes
+from advbench.targets.base import chunk_size
 from advbench.tensors import Images, Labels, Rows, Scores
 from advbench.types import Capability, Norm
 
@@ -131,7 +132,12 @@ class FABT(MinimalMethod):
         normals, leads = answer.gradients[:, 0].nan_to_num(0, 0, 0), answer.losses[:, 0].nan_to_num(0, 0, 0)
         if enough is not None and (done := found.distances[index] <= enough).any():
             index, points, left, normals, leads = (value[~done] for value in (index, points, left, normals, leads))
-        return index, self._mixed(points, found.images[index], left, normals, leads, found.norm)
+        clean, size = found.images[index], chunk_size(points)
+        parts = (slice(start, start + size) for start in range(0, len(points), size))
+        mixed = [
+            self._mixed(points[part], clean[part], left[part], normals[part], leads[part], found.norm) for part in parts
+        ]
+        return index, torch.cat(mixed) if mixed else points
 
     def _mixed(
         self, points: Images, images: Images, left: Tensor, normals: Images, leads: Tensor, norm: Norm

@@ -1,6 +1,7 @@
 """Square Attack: random search over squares, by scores alone."""
 
 import math
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -41,6 +42,7 @@ def _mound(height: int, width: int) -> Tensor:
     return heights
 
 
+@cache
 def bump(wide: int) -> Tensor:
     """What is proposed under l2: a mound beside a hollow, of length 1, ``(wide, wide)``."""
     half = wide // 2

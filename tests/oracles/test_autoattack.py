@@ -10,7 +10,7 @@ from advbench.access import QueryLedger, perturb_access
 from advbench.bench import build_method
 from advbench.errors import InvalidConfig
 from advbench.methods import Context
-from advbench.methods.apgd import checkpoints
+from advbench.methods.ascent import checkpoints
 from advbench.methods.geometry import dual, lengths
 from advbench.methods.hyperplane import to_hyperplane
 from advbench.methods.margins import dlr, margin, targeted_dlr
