@@ -47,7 +47,8 @@ def sparse_step(gradient: Images, images: Images, share: float) -> Images:
         images: Where the step starts.
         share: Of an image's values, how many move.
     """
-    stuck = ((images <= 0) & (gradient < 0)) | ((images >= 1) & (gradient > 0))
+    # Rounding may leave a value just short of the edge, where it would be chosen again and again.
+    stuck = ((images < 1e-5) & (gradient < 0)) | ((images > 1 - 1e-5) & (gradient > 0))
     free = gradient.masked_fill(stuck, 0)
     sizes = free.abs().flatten(1)
     count = max(1, round(share * sizes.shape[1]))
@@ -107,6 +108,9 @@ def clip_to_budget(perturbed: Images, images: Images, budget: Budget) -> Images:
     if budget.epsilon is not None and budget.norm is Norm.L1:
         room = torch.where(delta > 0, 1 - images, images)
         delta = _project_l1(delta, _like(budget.epsilon, delta), room)
+        # Rounding of the sum adds up over thousands of values that have each moved a little.
+        rounded = lengths((images + delta).double() - images, Norm.L1).clamp(min=1e-12)
+        delta = delta * (budget.epsilon / rounded).clamp(max=1).to(delta.dtype)
     elif budget.epsilon is not None:
         delta = project(delta, budget.norm, budget.epsilon)
     return (images + delta).clamp(0, 1)

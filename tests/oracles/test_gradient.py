@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from advbench.access import QueryLedger, perturb_access
 from advbench.bench import build_method
+from advbench.bench.evaluate import check_perturbed
 from advbench.errors import InvalidConfig
 from advbench.methods import Context, Setting
 from advbench.methods.geometry import clip_to_budget, lengths
@@ -62,6 +63,16 @@ def test_an_l1_projection_is_the_nearest_of_the_ball_and_of_valid_images() -> No
         assert (product <= 1e-4).all()
     inside = clean + 0.01 * (wanted - clean)
     assert torch.allclose(clip_to_budget(inside, clean, budget), inside.clamp(0, 1), atol=1e-6)
+
+
+def test_rounding_of_many_small_moves_stays_within_an_l1_budget() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for size, epsilon in ((32, 20.0), (32, 1.0), (96, 60.0)):
+        clean = torch.rand(4, 3, size, size, generator=generator).round(decimals=2)
+        moved, budget = torch.randn(clean.shape, generator=generator), Budget(norm=Norm.L1, epsilon=epsilon)
+        nearest = clip_to_budget(clean + epsilon * moved / lengths(moved, Norm.L1), clean, budget)
+        check_perturbed(nearest, clean, budget)
+        assert (lengths(nearest.double() - clean, Norm.L1) <= epsilon * (1 + 5e-7)).all()
 
 
 class TestPGD:
