@@ -96,6 +96,8 @@ ATTACKS = Registry(
     {
         "eha": Entry("advbench.methods.fgsm:FGSM", "the paper's name for fgsm", alias_of="fgsm"),
         "fgsm": Entry("advbench.methods.fgsm:FGSM", "fast gradient sign method (Goodfellow et al. 2014)"),
+        "identity": Entry("advbench.methods.identity:Identity", "the clean image: the zero line of every table"),
+        "jpeg": Entry("advbench.methods.jpeg:JPEG", "JPEG re-compression (Dziugaite et al. 2016)"),
         "noise": Entry("advbench.methods.noise:Noise", "random noise at the same budget: the control of every table"),
         "pgd": Entry("advbench.methods.pgd:PGD", "projected gradient descent (Madry et al. 2018)"),
         "pgn-101": _pgn(
@@ -105,6 +107,12 @@ ATTACKS = Registry(
             "perturbation generation network, ResNet-50 encoder, discriminator like the target", variant="50"
         ),
         "pgn-b": _pgn("perturbation generation network that only sees the target's predicted labels (Proposed-B)"),
+        "prompt": Entry(
+            "advbench.methods.prompt:Prompt", "visual prompt, one pattern for all images (Bahng et al. 2022)"
+        ),
+        "tta": Entry(
+            "advbench.methods.tta:TestTimeAugmentation", "the surest of several shifted and scaled versions of an image"
+        ),
     },
 )
 

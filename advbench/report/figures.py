@@ -98,18 +98,20 @@ def _verdict_colour(right: bool | None) -> str:
 
 
 def convergence(record: CellRecord) -> "Figure":
-    """The paper's four panels by epoch: losses, L1, turned samples, accuracy."""
+    """The paper's four panels by epoch: losses, L1, turned samples, accuracy; of them those that a method has."""
     history = record.history
     epochs = [epoch["epoch"] for epoch in history]
     figure = _figure(8.4, 5.4)
     panels = figure.subplots(2, 2, sharex=True)
 
     def line(axes: "Axes", name: str, label: str, colour: str, style: str = "-", scale: float = 1.0) -> None:
-        axes.plot(epochs, [scale * epoch[name] for epoch in history], style, color=colour, label=label, marker=".")
+        if all(name in epoch for epoch in history):
+            axes.plot(epochs, [scale * epoch[name] for epoch in history], style, color=colour, label=label, marker=".")
 
     losses, l1, turned, accuracy = panels.flat
     line(losses, "discriminator_loss", "discriminator, $L_d$", BLUE)
     line(losses, "generator_loss", "generator, $L_g$", ORANGE, "--")
+    line(losses, "loss", "cross-entropy", BLUE)
     losses.set(title="(A) losses", ylabel="loss")
     line(l1, "l1", "$L_r$", GREEN)
     l1.set(title="(B) L1 of the perturbation", ylabel="mean |M| a pixel")
@@ -122,6 +124,9 @@ def convergence(record: CellRecord) -> "Figure":
         accuracy.axhline(100 * record.metrics.clean_accuracy, color=GREY, linestyle=":", label="evaluation, clean")
     accuracy.set(title="(D) the target's accuracy", ylabel="%", xlabel="epoch", ylim=(-3, 103))
     for axes in panels.flat:
+        if not axes.get_lines():
+            axes.remove()
+            continue
         axes.title.set_fontsize(10)
         axes.title.set_fontweight("bold")
         axes.grid(alpha=0.25)
