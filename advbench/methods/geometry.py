@@ -68,4 +68,8 @@ def clip_to_budget(perturbed: Images, images: Images, budget: Budget) -> Images:
     delta = perturbed - images
     if budget.epsilon is not None:
         delta = project(delta, budget.norm, budget.epsilon)
+        if budget.norm is Norm.L1:
+            # Rounding of the sum below adds up over pixels of one value; that of the length itself is given room.
+            reached = lengths((images + delta) - images, Norm.L1).clamp(min=1e-12)
+            delta = delta * ((1 - 2e-6) * budget.epsilon / reached).clamp(max=1)
     return (images + delta).clamp(0, 1)
