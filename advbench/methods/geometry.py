@@ -19,7 +19,9 @@ def dual(norm: Norm) -> Norm:
 
 def lengths(delta: Tensor, norm: Norm = Norm.L2) -> Tensor:
     """Norms over all but the first axis, ``(batch, ...) -> (batch, 1, 1, 1)``."""
-    order = {Norm.LINF: torch.inf, Norm.L2: 2, Norm.L1: 1}[norm]
+    if norm is Norm.L1:  # vector_norm adds one by one, and errs by a hundred-thousandth
+        return delta.abs().flatten(1).sum(dim=1).view(-1, 1, 1, 1)
+    order = {Norm.LINF: torch.inf, Norm.L2: 2}[norm]
     norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
     return norms.view(-1, 1, 1, 1)
 
@@ -69,7 +71,7 @@ def clip_to_budget(perturbed: Images, images: Images, budget: Budget) -> Images:
     if budget.epsilon is not None:
         delta = project(delta, budget.norm, budget.epsilon)
         if budget.norm is Norm.L1:
-            # Rounding of the sum below adds up over pixels of one value; that of the length itself is given room.
+            # Rounding of the sum below adds up over pixels of one value; the length's own is given room.
             reached = lengths((images + delta) - images, Norm.L1).clamp(min=1e-12)
-            delta = delta * ((1 - 2e-6) * budget.epsilon / reached).clamp(max=1)
+            delta = delta * ((1 - 1e-6) * budget.epsilon / reached).clamp(max=1)
     return (images + delta).clamp(0, 1)
