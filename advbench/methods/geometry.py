@@ -54,12 +54,14 @@ def _project_l1(delta: Images, epsilon: Tensor) -> Images:
     """Duchi et al. 2008, 'Efficient Projections onto the l1-Ball', figure 1: a soft threshold found by sorting."""
     sizes = delta.abs().flatten(1)
     radius = epsilon.expand(len(delta), *epsilon.shape[1:]).reshape(-1, 1) if epsilon.ndim else epsilon
-    ordered = sizes.sort(dim=1, descending=True).values
+    # What lies further below the largest than the radius ends at zero; left out here, far points lose no digits.
+    high = (sizes - (sizes.amax(dim=1, keepdim=True) - radius).clamp(min=0)).clamp(min=0)
+    ordered = high.sort(dim=1, descending=True).values
     excess = ordered.cumsum(dim=1) - radius
     ranks = torch.arange(1, sizes.shape[1] + 1, device=delta.device)
     kept = (ordered * ranks > excess).sum(dim=1, keepdim=True).clamp(min=1)
     threshold = (excess.gather(1, kept - 1) / kept).clamp(min=0)
-    return delta.sign() * (sizes - threshold).clamp(min=0).view_as(delta)
+    return delta.sign() * (high - threshold).clamp(min=0).view_as(delta)
 
 
 def clip_to_budget(perturbed: Images, images: Images, budget: Budget) -> Images:
