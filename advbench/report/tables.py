@@ -111,7 +111,7 @@ def _figures(metrics: Metrics) -> Table:
 
 
 def records_table(records: Iterable[CellRecord]) -> Table:
-    """One row a result; those that were granted the true classes are marked."""
+    """One row a result, with the options that were given; those that were granted the true classes are marked."""
     records = list(records)
     caption = ORACLE if any(map(_is_oracle, records)) else None
     table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left")
@@ -122,7 +122,8 @@ def records_table(records: Iterable[CellRecord]) -> Table:
     table.add_column("status")
     for record in records:
         key, run, *rest = _row(record)
-        table.add_row(key, f"† {run}" if _is_oracle(record) else run, *rest)
+        given = "".join(f", {name} {value}" for name, value in record.request.get("options", {}).items())
+        table.add_row(key, f"{'† ' if _is_oracle(record) else ''}{run}{given}", *rest)
     return table
 
 
