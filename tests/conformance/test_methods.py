@@ -32,16 +32,37 @@ from advbench.tensors import Images, Rows
 from advbench.threat import THREATS, Budget, ThreatModel, threat_model
 from advbench.types import Goal, Norm, Status
 
+GENERATOR = {"backbone": "scratch", "encoder": "squeezenet1_1", "decoder_width": 0.02, "epochs": 1, "batch_size": 32}
 QUICK: dict[str, dict[str, Any]] = {
-    name: {"epochs": 1, "backbone": "scratch", "batch_size": 32} for name in ("pgn-50", "pgn-101", "pgn-b")
-} | {"pgd": {"steps": 3}}
-"""Options that make a method quick to fit; a new method that is quick by itself needs none."""
-
-for _name in ("pgn-50", "pgn-101", "pgn-b"):
-    QUICK[_name] |= {"encoder": "squeezenet1_1", "decoder_width": 0.02}
-QUICK["pgn-b"] |= {"discriminator": "squeezenet1_1"}
-QUICK["prompt"] = {"epochs": 1}
-QUICK["tta"] = {"versions": 4}
+    "advgan": GENERATOR,
+    "apgd-ce": {"steps": 3},
+    "apgd-dlr": {"steps": 3},
+    "apgd-t": {"steps": 2, "targets": 2},
+    "atn": GENERATOR,
+    "autoattack": {"steps": 2, "targets": 2, "queries": 5},
+    "di-fgsm": {"steps": 2},
+    "fab-t": {"steps": 3, "targets": 2},
+    "fast-feature-fool": {"epochs": 1, "steps": 5},
+    "gap": GENERATOR,
+    "gap-universal": GENERATOR,
+    "gradient-uap": {"epochs": 1},
+    "mi-fgsm": {"steps": 2},
+    "nes": {"queries": 22, "directions": 5},
+    "ni-fgsm": {"steps": 2},
+    "pgd": {"steps": 3},
+    "pgn-101": GENERATOR,
+    "pgn-50": GENERATOR,
+    "pgn-b": GENERATOR | {"discriminator": "squeezenet1_1"},
+    "prompt": {"epochs": 1},
+    "si-ni-fgsm": {"steps": 2, "scales": 2},
+    "simba": {"queries": 20},
+    "square": {"queries": 10},
+    "ti-fgsm": {"steps": 2},
+    "tta": {"versions": 4},
+    "uap": {"epochs": 1, "inner": "fgsm"},
+    "vmi-fgsm": {"steps": 2, "neighbours": 1},
+}
+"""Options that make a method quick; a new method that is quick by itself needs none."""
 
 BUDGETS = {
     "linf": Budget(norm=Norm.LINF, epsilon=0.1),
@@ -269,9 +290,10 @@ def test_images_that_are_wrong_already(case: Case, small: Dataset, small_target:
 
 @pytest.mark.parametrize("case", FIRST, ids=label)
 def test_a_constant_model_teaches_nothing_and_breaks_nothing(case: Case, small: Dataset) -> None:
-    constant = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    for parameter in constant.parameters():
-        nn.init.zeros_(parameter)
+    """All scores equal for every image, and every gradient zero."""
+    constant = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(64, 10))
+    for name in ("2.weight", "2.bias"):
+        nn.init.zeros_(constant.get_parameter(name))
     target = Plain(Watched(constant))
     fitted = fit(case, small, target)
     rows = torch.arange(6)
