@@ -139,6 +139,8 @@ ATTACKS = Registry(
             "advbench.methods.gradient_uap:GradientUAP",
             "universal perturbation by stochastic gradients (Shafahi et al. 2020)",
         ),
+        "identity": Entry("advbench.methods.identity:Identity", "the clean image: the zero line of every table"),
+        "jpeg": Entry("advbench.methods.jpeg:JPEG", "JPEG re-compression (Dziugaite et al. 2016)"),
         "mi-fgsm": _momentum("gradient steps with momentum, made to transfer (Dong et al. 2018)"),
         "nes": Entry("advbench.methods.nes:NES", "gradients estimated from scores (Ilyas et al. 2018)"),
         "ni-fgsm": _momentum("momentum, with gradients a step ahead (Lin et al. 2020)", nesterov=True),
@@ -151,12 +153,18 @@ ATTACKS = Registry(
             "perturbation generation network, ResNet-50 encoder, discriminator like the target", variant="50"
         ),
         "pgn-b": _pgn("perturbation generation network that only sees the target's predicted labels (Proposed-B)"),
+        "prompt": Entry(
+            "advbench.methods.prompt:Prompt", "visual prompt, one pattern for all images (Bahng et al. 2022)"
+        ),
         "si-ni-fgsm": _momentum(
             "momentum, a step ahead, over copies of less brightness (Lin et al. 2020)", nesterov=True, scales=5
         ),
         "simba": Entry("advbench.methods.simba:SimBA", "random steps kept where scores get worse (Guo et al. 2019)"),
         "square": Entry("advbench.methods.square:Square", "Square Attack: random search by scores alone"),
         "ti-fgsm": _momentum("momentum on smoothed gradients: TI-MI-FGSM (Dong et al. 2019)", kernel=15),
+        "tta": Entry(
+            "advbench.methods.tta:TestTimeAugmentation", "the surest of several shifted and scaled versions of an image"
+        ),
         "uap": Entry("advbench.methods.uap:UAP", "universal adversarial perturbation (Moosavi-Dezfooli et al. 2017)"),
         "vmi-fgsm": _momentum("momentum, with gradients tuned by those around (Wang, He 2021)", neighbours=20),
     },

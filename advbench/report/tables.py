@@ -8,9 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from advbench.results import CellRecord, CellSpec, Metrics
-from advbench.types import Goal
+from advbench.types import Capability, Goal
 
 __all__ = ["accuracy_table", "record_summary", "records_table"]
+
+ORACLE = "† was granted the true classes of the evaluation images: an oracle, to be read as a bound"
 
 ARROWS = {Goal.DEGRADE: "lower is stronger", Goal.ENHANCE: "higher is stronger"}
 
@@ -30,12 +32,18 @@ def with_interval(value: float | None, interval: tuple[float, float] | None) -> 
 def record_summary(record: CellRecord) -> RenderableType:
     """All that one result says, as a reader wants it: what was run, the accuracies, the sizes, the cost, the notes."""
     parts: list[RenderableType] = [_headline(record)]
+    if _is_oracle(record):
+        parts.append(Text(ORACLE, style="bold magenta"))
     if record.metrics is None:
         parts.append(Text(f"{record.status}: {record.reason}", style="bold red"))
     else:
         parts += [accuracy_table(record.spec.goal, record.metrics), _figures(record.metrics)]
     parts += [Text(f"note: {note}", style="yellow") for note in record.notes]
     return Group(*parts)
+
+
+def _is_oracle(record: CellRecord) -> bool:
+    return Capability.TRUE_LABELS in record.spec.threat.perturb
 
 
 def _headline(record: CellRecord) -> Text:
@@ -113,15 +121,19 @@ def _figures(metrics: Metrics) -> Table:
 
 
 def records_table(records: Iterable[CellRecord]) -> Table:
-    """One row a result."""
-    table = Table(box=SIMPLE_HEAD)
+    """One row a result, with the options that were given; those that were granted the true classes are marked."""
+    records = list(records)
+    caption = ORACLE if any(map(_is_oracle, records)) else None
+    table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left")
     for name in ("result", "run", "target", "dataset"):
         table.add_column(name, no_wrap=name == "result")
     for name in ("clean", "raw", "valid"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status")
     for record in records:
-        table.add_row(*_row(record))
+        key, run, *rest = _row(record)
+        given = "".join(f", {name} {value}" for name, value in record.request.get("options", {}).items())
+        table.add_row(key, f"{'† ' if _is_oracle(record) else ''}{run}{given}", *rest)
     return table
 
 
