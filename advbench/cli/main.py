@@ -147,7 +147,8 @@ def list_(what: str, results: Path) -> None:
     """List what there is."""
     screen = Screen()
     if what == "attacks":
-        screen.pairs((name, entry.summary) for name, entry in ATTACKS.entries.items())
+        families = ((f"{prefix}:NAME", entry.summary) for prefix, entry in ATTACKS.families.items())
+        screen.pairs([*((name, entry.summary) for name, entry in ATTACKS.entries.items()), *families])
     elif what == "datasets":
         screen.pairs((name, entry.summary) for name, entry in DATASETS.entries.items())
     elif what == "threats":

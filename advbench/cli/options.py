@@ -162,7 +162,7 @@ def describe_attack(attack: str) -> "RenderableType":
     for column in ("option", "default", "meaning"):
         table.add_column(column, no_wrap=column == "option")
     for name, field in kind.model_fields.items():
-        default = entry.presets.get(name, field.default)
+        default = "required" if field.is_required() else entry.presets.get(name, field.default)
         table.add_row(f"--{_option(name, field)}", "-" if default is None else str(default), meanings.get(name, ""))
     lines = [line.removeprefix("    ") for line in text.strip().splitlines()]
     return Group(Text(f"{attack}: {entry.summary}\n", style="bold"), Text("\n".join(lines)), table)

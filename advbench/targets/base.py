@@ -22,6 +22,7 @@ __all__ = [
     "JacobianAnswer",
     "ModuleTarget",
     "Normalise",
+    "PullbackAnswer",
     "Target",
     "chunk_size",
 ]
@@ -90,6 +91,19 @@ class JacobianAnswer:
     scores: Scores
 
 
+@dataclass(frozen=True)
+class PullbackAnswer:
+    """Logits, and a way back from them: for code of others, which asks for gradients only after it saw the logits.
+
+    Args:
+        scores: ``(batch, classes)``.
+        pull: From a cotangent of the scores' shape to the gradient with respect to the images, through the same pass.
+    """
+
+    scores: Scores
+    pull: Callable[[Tensor], Images]
+
+
 class Target(ABC):
     """A fixed classifier. Methods reach it only through an ``Access`` handle; the harness scores it directly."""
 
@@ -114,6 +128,10 @@ class Target(ABC):
 
     def jacobian(self, images: Images, losses: SampleLosses, count: int) -> JacobianAnswer:  # noqa: ARG002
         """Differentiate each of ``count`` losses a sample by itself, after one forward pass, in float32."""
+        raise AccessDenied(f"target '{self.name}' is a function without gradients")
+
+    def pullback(self, images: Images) -> PullbackAnswer:  # noqa: ARG002
+        """Give logits, float32, with a way back to the images that holds this pass in memory."""
         raise AccessDenied(f"target '{self.name}' is a function without gradients")
 
     def module(self) -> nn.Module:
@@ -182,7 +200,7 @@ class ModuleTarget(Target):
         if not len(images):
             nothing = images.new_zeros((0, count, *images.shape[1:]))
             return JacobianAnswer(nothing, images.new_zeros((0, count)), self.scores(images))
-        module = self._fast_module() if self.fast_dtype is torch.float32 else self._module
+        module = self._gradient_module()
         gradients, values, scores = [], [], []
         size = chunk_size(images)
         for start in range(0, len(images), size):
@@ -202,6 +220,23 @@ class ModuleTarget(Target):
             scores.append(logits.detach().to(images.device))
         return JacobianAnswer(torch.cat(gradients).contiguous(), torch.cat(values), torch.cat(scores))
 
+    def pullback(self, images: Images) -> PullbackAnswer:
+        """Pass through the float32 fast form and keep what the way back needs."""
+        if not len(images):
+            return PullbackAnswer(self.scores(images), lambda cotangent: torch.zeros_like(images))  # noqa: ARG005
+        module = self._gradient_module()
+        pieces = images.detach().to(self._device).split(chunk_size(images))
+        inputs = [piece.contiguous(memory_format=torch.channels_last).requires_grad_() for piece in pieces]
+        with torch.enable_grad():
+            logits = [module(piece) for piece in inputs]
+
+        def pull(cotangent: Tensor) -> Images:
+            parts = cotangent.detach().to(self._device).split(chunk_size(images))
+            gradients = torch.autograd.grad(logits, inputs, list(parts), retain_graph=True)
+            return torch.cat(gradients).to(images.device).contiguous()
+
+        return PullbackAnswer(torch.cat(logits).detach().to(images.device), pull)
+
     def module(self) -> nn.Module:
         """Give a copy, which cannot change this target."""
         return copy.deepcopy(self._module)
@@ -211,6 +246,10 @@ class ModuleTarget(Target):
         self._module.to(device)
         self._fast, self._device = None, device
         return self
+
+    def _gradient_module(self) -> nn.Module:
+        """What float32 gradients go through."""
+        return self._fast_module() if self.fast_dtype is torch.float32 else self._module
 
     def _fast_module(self) -> nn.Module:
         if self._fast is None:
