@@ -30,6 +30,7 @@ class RunRequest(BaseModel):
     Args:
         attack: A name of ``advbench list attacks``.
         options: The method's hyper-parameters, as text or values.
+        baseline: The name of the cited configuration that attack and options came from; they stand here in full.
         via: A surrogate to perturb against, instead of the target.
         target: The classifier to attack.
         dataset: The images.
@@ -49,6 +50,7 @@ class RunRequest(BaseModel):
 
     attack: str
     options: dict[str, Any] = Field(default_factory=dict)
+    baseline: str | None = None
     via: ClassifierSpec | None = None
     target: ClassifierSpec
     dataset: DatasetSpec = DatasetSpec()

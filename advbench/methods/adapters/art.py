@@ -1,8 +1,10 @@
 """The Adversarial Robustness Toolbox's evasion attacks."""
 
+import contextlib
 import functools
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,7 +78,9 @@ class ARTAttack(Adapter):
         parameters = {name: value for name, value in own.items() if name in taken}
         made = self.cls(self._estimator(proxy, images), **self.given(), **parameters)
         truth = F.one_hot(labels, proxy.access.num_classes).float().cpu().numpy()
-        return torch.from_numpy(np.asarray(made.generate(images.cpu().numpy(), y=truth), dtype=np.float32))
+        with _reproducible_states():
+            generated = made.generate(images.cpu().numpy(), y=truth)
+        return torch.from_numpy(np.asarray(generated, dtype=np.float32))
 
     def _estimator(self, proxy: Proxy, images: Images) -> Any:
         from art.estimators.classification import BlackBoxClassifierNeuralNetwork, PyTorchClassifier
@@ -93,6 +97,21 @@ class ARTAttack(Adapter):
             return answer
 
         return BlackBoxClassifierNeuralNetwork(predict, shape, classes, clip_values=(0, 1))
+
+
+@contextlib.contextmanager
+def _reproducible_states() -> Iterator[None]:
+    """Seed the generators that some attacks make without a seed, which no global seed reaches, from the global one."""
+    plain = np.random.RandomState
+
+    def state(seed: Any = None) -> np.random.RandomState:
+        return plain(np.random.randint(2**31) if seed is None else seed)
+
+    np.random.RandomState = state  # type: ignore[assignment,misc]
+    try:
+        yield
+    finally:
+        np.random.RandomState = plain  # type: ignore[misc]
 
 
 @functools.cache
