@@ -1,5 +1,6 @@
 """Other libraries' attacks: held to the threat model, counted for the right image, and refused with a reason."""
 
+import json
 import random
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 from advbench.access import QueryLedger, perturb_access
@@ -366,3 +368,39 @@ class TestFailures:
 
     def test_rounding_is_forgiven(self, broken: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> None:
         check_perturbed(broken(lambda images: images + 0.03 + 1e-5), CLEAN, LINF)
+
+
+class TestTheCommand:
+    TARGET: ClassVar = ["--target", "resnet18", "--target-images", "200", "--target-epochs", "2", "--limit", "20",
+                        "--device", "cpu", "--json"]  # fmt: skip
+
+    def record(self, *arguments: str) -> dict[str, Any]:
+        with CliRunner().isolated_filesystem():
+            done = CliRunner().invoke(main, ["run", *arguments, *self.TARGET])
+        record: dict[str, Any] = json.loads(done.stdout)
+        return record
+
+    def test_a_peers_result_is_a_result_like_any_other(self) -> None:
+        record = self.record("--attack", "foolbox:LinfPGD", "--steps", "3", "--epsilon", "0.1")
+        assert record["status"] == "ok"
+        assert record["spec"]["attack"] == "foolbox:LinfPGD"
+        assert record["spec"]["parameters"]["steps"] == 3
+        assert record["metrics"]["perturb"]["gradients"] == 60
+
+    def test_a_gradient_peer_is_incompatible_with_a_black_box_before_anything_is_spent(self) -> None:
+        record = self.record("--attack", "foolbox:LinfPGD", "--epsilon", "0.1", "--threat", "black-box-labels")
+        assert record["status"] == "incompatible"
+        assert "input-gradients" in record["reason"]
+
+    def test_a_peers_exception_is_a_status_with_its_reason(self) -> None:
+        record = self.record("--attack", "art:ProjectedGradientDescent", "--epsilon", "0.01", "--max-iter", "-3")
+        assert record["status"] == "failed"
+        assert record["reason"].startswith("ValueError: ")
+        assert record["metrics"] is None
+
+    def test_listing_names_the_prefixes_and_describing_shows_the_peers_options(self) -> None:
+        listed = CliRunner().invoke(main, ["list", "attacks"]).stdout
+        assert all(f"{prefix}:NAME" in listed for prefix in ATTACKS.families)
+        described = CliRunner().invoke(main, ["describe", "foolbox:L2DeepFoolAttack"]).stdout
+        assert "--overshoot" in described
+        assert "0.02" in described
