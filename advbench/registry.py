@@ -8,7 +8,7 @@ package adds an attack with, in its ``pyproject.toml``::
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -44,10 +44,15 @@ class Registry:
         kind: What the names are, for messages.
         group: The entry-point group through which other packages add names.
         table: The built-in names.
+        families: By prefix, functions that make what ``prefix:NAME`` stands for, given NAME: names that only another
+            library knows, and is asked for.
     """
 
-    def __init__(self, kind: str, group: str, table: Mapping[str, Entry]) -> None:
+    def __init__(
+        self, kind: str, group: str, table: Mapping[str, Entry], families: Mapping[str, Entry] = MappingProxyType({})
+    ) -> None:
         self._kind, self._group, self._table = kind, group, MappingProxyType(dict(table))
+        self.families = MappingProxyType(dict(families))
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
@@ -67,13 +72,16 @@ class Registry:
         return MappingProxyType(dict(sorted(found.items())))
 
     def entry(self, name: str) -> Entry:
-        """Look a name up.
+        """Look a name up. A name with a family's prefix is only known to be one when it is loaded.
 
         Raises:
             UnknownName: Nothing is registered under it.
         """
+        prefix, colon, rest = name.partition(":")
+        if colon and prefix in self.families:
+            return replace(self.families[prefix], summary=f"{rest}: {self.families[prefix].summary}")
         if name not in self.entries:
-            raise UnknownName(self._kind, name, self.entries)
+            raise UnknownName(self._kind, name, [*self.entries, *(f"{prefix}:NAME" for prefix in self.families)])
         return self.entries[name]
 
     def canonical(self, name: str) -> str:
@@ -81,9 +89,19 @@ class Registry:
         return self.entry(name).alias_of or name
 
     def load(self, name: str) -> Any:
-        """Import what a name stands for."""
+        """Import what a name stands for.
+
+        Raises:
+            UnknownName: Nothing is registered under it, or the library of its prefix does not have it.
+        """
         module, _, attribute = self.entry(name).location.partition(":")
-        return getattr(import_module(module), attribute)
+        found = getattr(import_module(module), attribute)
+        prefix, colon, rest = name.partition(":")
+        return found(rest) if colon and prefix in self.families else found
+
+
+def _peer(module: str, library: str, example: str) -> Entry:
+    return Entry(f"advbench.methods.adapters.{module}:adapt", f"an attack of {library}, such as {example}")
 
 
 def _pgn(summary: str, **presets: Any) -> Entry:
@@ -167,6 +185,12 @@ ATTACKS = Registry(
         ),
         "uap": Entry("advbench.methods.uap:UAP", "universal adversarial perturbation (Moosavi-Dezfooli et al. 2017)"),
         "vmi-fgsm": _momentum("momentum, with gradients tuned by those around (Wang, He 2021)", neighbours=20),
+    },
+    families={
+        "adv-lib": _peer("adv_lib", "adv-lib (optional)", "adv-lib:ddn"),
+        "art": _peer("art", "the Adversarial Robustness Toolbox", "art:HopSkipJump"),
+        "foolbox": _peer("foolbox", "Foolbox", "foolbox:L2DeepFoolAttack"),
+        "torchattacks": _peer("torchattacks", "torchattacks (optional)", "torchattacks:MIFGSM"),
     },
 )
 

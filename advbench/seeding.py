@@ -1,6 +1,7 @@
 """Random numbers that depend on a seed and on what they are for, never on what ran before."""
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ __all__ = [
     "per_sample_order",
     "per_sample_uniform",
     "seeded",
+    "seeded_everywhere",
     "stepwise_uniform",
 ]
 
@@ -33,6 +35,25 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[torch.Generator]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derived)
         yield torch.Generator().manual_seed(derived)
+
+
+@contextmanager
+def seeded_everywhere(seed: int, *purpose: str | int) -> Iterator[int]:
+    """Seed the global generators of torch, numpy and Python for code of others, and restore them after.
+
+    Yields:
+        The seed in 32 bits, for code that takes one of its own.
+    """
+    small = derive_seed(seed, *purpose) % 2**32
+    before = np.random.get_state(), random.getstate()
+    with seeded(seed, *purpose):
+        np.random.seed(small)
+        random.seed(small)
+        try:
+            yield small
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])
 
 
 def per_sample_uniform(shape: torch.Size, rows: Rows, seed: int, *purpose: str | int) -> torch.Tensor:

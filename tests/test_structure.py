@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "runtime": {"errors"},
     "checkpoint": {"errors"},
     "threat": BASE,
+    "baselines": BASE | {"threat"},
     "metrics": {"types", "tensors"},
     "datasets": BASE | {"tensors", "registry"},
     "targets": BASE | {"tensors", "registry", "datasets", "progress", "runtime", "seeding", "checkpoint"},

@@ -29,6 +29,7 @@ class RunRequest(BaseModel):
     Args:
         attack: A name of ``advbench list attacks``.
         options: The method's hyper-parameters, as text or values.
+        baseline: The name of the cited configuration that attack and options came from; they stand here in full.
         via: Surrogates to perturb against, instead of the target.
         via_fusion: What of several surrogates is averaged.
         target: The classifier to attack.
@@ -49,6 +50,7 @@ class RunRequest(BaseModel):
 
     attack: str
     options: dict[str, Any] = Field(default_factory=dict)
+    baseline: str | None = None
     via: tuple[ClassifierSpec, ...] = ()
     via_fusion: Fusion = "logits"
     target: ClassifierSpec

@@ -9,6 +9,7 @@ import click
 
 from advbench.cli.options import (
     MethodOptions,
+    baseline_of,
     dataset_of,
     describe_attack,
     runtime_of,
@@ -76,7 +77,8 @@ def run(context: click.Context, **given: Any) -> None:
     from advbench.results import ResultStore
 
     screen = Screen(quiet=given["as_json"])
-    request = RunRequest(**_request(given, MethodOptions(given["attack"], context.args).values))
+    options = baseline_of(context, given)
+    request = RunRequest(**_request(given, options | MethodOptions(given["attack"], context.args).values))
     with screen:
         outcome = run_cell(request, screen)
     if outcome is None:  # a helper process of a run over several devices
@@ -113,7 +115,17 @@ def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_PASSED_ON = ("via_fusion", "threat", "true_labels", "max_queries", "max_fit_queries", "goal", "seed", "results")
+_PASSED_ON = (
+    "baseline",
+    "via_fusion",
+    "threat",
+    "true_labels",
+    "max_queries",
+    "max_fit_queries",
+    "goal",
+    "seed",
+    "results",
+)
 
 
 @main.command()
@@ -138,14 +150,20 @@ def train(**given: Any) -> None:
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(["attacks", "targets", "datasets", "threats", "results"]))
+@click.argument("what", type=click.Choice(["attacks", "baselines", "targets", "datasets", "threats", "results"]))
 @RESULTS
 @errors_in_one_line
 def list_(what: str, results: Path) -> None:
     """List what there is."""
     screen = Screen()
     if what == "attacks":
-        screen.pairs((name, entry.summary) for name, entry in ATTACKS.entries.items())
+        families = ((f"{prefix}:NAME", entry.summary) for prefix, entry in ATTACKS.families.items())
+        baselines = ("baseline:NAME", "a cited configuration; see 'advbench list baselines'")
+        screen.pairs([*((name, entry.summary) for name, entry in ATTACKS.entries.items()), *families, baselines])
+    elif what == "baselines":
+        from advbench.baselines import baseline_files, read_baseline
+
+        screen.pairs((f"baseline:{name}", read_baseline(path).title) for name, path in baseline_files().items())
     elif what == "datasets":
         screen.pairs((name, entry.summary) for name, entry in DATASETS.entries.items())
     elif what == "threats":

@@ -6,6 +6,7 @@ from advbench.targets.base import (
     JacobianAnswer,
     ModuleTarget,
     Normalise,
+    PullbackAnswer,
     Target,
     chunk_size,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "ModuleTarget",
     "Normalisation",
     "Normalise",
+    "PullbackAnswer",
     "Target",
     "Training",
     "build_network",

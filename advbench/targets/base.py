@@ -22,9 +22,11 @@ __all__ = [
     "JacobianAnswer",
     "ModuleTarget",
     "Normalise",
+    "PullbackAnswer",
     "Target",
     "chunk_size",
     "differentiate",
+    "hold",
 ]
 
 CHUNK_PIXELS = 256 * 3 * 96 * 96
@@ -91,6 +93,19 @@ class JacobianAnswer:
     scores: Scores
 
 
+@dataclass(frozen=True)
+class PullbackAnswer:
+    """Logits, and a way back from them: for code of others, which asks for gradients only after it saw the logits.
+
+    Args:
+        scores: ``(batch, classes)``.
+        pull: From a cotangent of the scores' shape to the gradient with respect to the images, through the same pass.
+    """
+
+    scores: Scores
+    pull: Callable[[Tensor], Images]
+
+
 class Target(ABC):
     """A fixed classifier. Methods reach it only through an ``Access`` handle; the harness scores it directly."""
 
@@ -115,6 +130,10 @@ class Target(ABC):
 
     def jacobian(self, images: Images, losses: SampleLosses, count: int) -> JacobianAnswer:  # noqa: ARG002
         """Differentiate each of ``count`` losses a sample by itself, after one forward pass, in float32."""
+        raise AccessDenied(f"target '{self.name}' is a function without gradients")
+
+    def pullback(self, images: Images) -> PullbackAnswer:  # noqa: ARG002
+        """Give logits, float32, with a way back to the images that holds this pass in memory."""
         raise AccessDenied(f"target '{self.name}' is a function without gradients")
 
     def module(self) -> nn.Module:
@@ -158,6 +177,28 @@ def differentiate(
         values.append(value.detach().to(images.device))
         scores.append(logits.detach().to(images.device))
     return JacobianAnswer(torch.cat(gradients).contiguous(), torch.cat(values), torch.cat(scores))
+
+
+def hold(images: Images, device: torch.device, scored: Callable[[Images], Scores], size: int) -> PullbackAnswer:
+    """Put images through a network in parts, and keep what the way back needs.
+
+    Args:
+        images: At least one.
+        device: Where the network is.
+        scored: From inputs to logits.
+        size: Images in a part.
+    """
+    pieces = images.detach().to(device).split(size)
+    inputs = [piece.contiguous(memory_format=torch.channels_last).requires_grad_() for piece in pieces]
+    with torch.enable_grad():
+        logits = [scored(piece) for piece in inputs]
+
+    def pull(cotangent: Tensor) -> Images:
+        parts = cotangent.detach().to(device).split(size)
+        gradients = torch.autograd.grad(logits, inputs, list(parts), retain_graph=True)
+        return torch.cat(gradients).to(images.device).contiguous()
+
+    return PullbackAnswer(torch.cat(logits).detach().to(images.device), pull)
 
 
 class ModuleTarget(Target):
@@ -228,6 +269,12 @@ class ModuleTarget(Target):
     def differentiable(self) -> nn.Module:
         """The float32 module that gradients are taken through."""
         return self._fast_module() if self.fast_dtype is torch.float32 else self._module
+
+    def pullback(self, images: Images) -> PullbackAnswer:
+        """Pass through the float32 fast form and keep what the way back needs."""
+        if not len(images):
+            return PullbackAnswer(self.scores(images), lambda cotangent: torch.zeros_like(images))  # noqa: ARG005
+        return hold(images, self._device, self.differentiable(), chunk_size(images))
 
     def module(self) -> nn.Module:
         """Give a copy, which cannot change this target."""

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from advbench.errors import InvalidConfig
 from advbench.files import digest
-from advbench.targets.base import JacobianAnswer, ModuleTarget, Target, chunk_size, differentiate
+from advbench.targets.base import (
+    JacobianAnswer,
+    ModuleTarget,
+    PullbackAnswer,
+    Target,
+    chunk_size,
+    differentiate,
+    hold,
+)
 from advbench.tensors import Images, Labels, SampleLosses, Scores
 from advbench.types import ALL_CAPABILITIES, Capability
 
@@ -84,6 +92,25 @@ class EnsembleTarget(Target):
 
         size = max(1, chunk_size(images) // len(modules))  # all members' activations are held at once
         return differentiate(images, self._device, scored, count, size)
+
+    def pullback(self, images: Images) -> PullbackAnswer:
+        """Pass through all members at once and keep what the way back needs.
+
+        Raises:
+            InvalidConfig: Under ``loss`` fusion, which has to see the loss.
+        """
+        if self._fusion == "loss":
+            raise InvalidConfig(
+                "fusion 'loss' has to see the loss, and this method keeps it: fuse logits or probabilities"
+            )
+        if not len(images):
+            return PullbackAnswer(self.scores(images), lambda cotangent: torch.zeros_like(images))  # noqa: ARG005
+        modules = [member.differentiable() for member in self._members]
+
+        def scored(inputs: Images) -> Scores:
+            return self._fuse(torch.stack([module(inputs) for module in modules]))
+
+        return hold(images, self._device, scored, max(1, chunk_size(images) // len(modules)))
 
     def to(self, device: torch.device) -> "EnsembleTarget":
         """Move all members to a device."""
