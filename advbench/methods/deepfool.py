@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advbench.access import Access
 from advbench.methods.base import Context
-from advbench.methods.geometry import clip_to_budget, dual, lengths, unit_step
+from advbench.methods.geometry import clip_to_budget, dual, lengths, movable, unit_step
 from advbench.methods.gradient import MinimalMethod
 from advbench.tensors import Images, Labels, Rows, Scores
 from advbench.types import Norm
@@ -88,7 +88,7 @@ class DeepFool(MinimalMethod):
                 break
             current = perturbed[active]
             if step >= self.clipped_steps:
-                gradients = _movable(gradients, current)
+                gradients = movable(gradients, current.unsqueeze(1))
             distances = margins.abs() / _dual_lengths(gradients, norm).clamp(min=1e-12)
             classes.keep(kept, distances, self.nearest)
             best = distances.argmin(dim=1)
@@ -158,9 +158,3 @@ class _Classes:
 def _dual_lengths(gradients: Tensor, norm: Norm) -> Tensor:
     """Of ``(batch, count, channels, height, width)``, to ``(batch, count)``."""
     return lengths(gradients.flatten(0, 1), dual(norm)).view(gradients.shape[:2])
-
-
-def _movable(gradients: Tensor, images: Images) -> Tensor:
-    """Gradients without the pixels that lie on an edge of [0, 1] and would have to cross it."""
-    blocked = ((images <= 0).unsqueeze(1) & (gradients < 0)) | ((images >= 1).unsqueeze(1) & (gradients > 0))
-    return gradients.masked_fill_(blocked, 0)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advbench.access import Access
 from advbench.methods.base import Context
-from advbench.methods.geometry import dual, lengths, project, unit_step
+from advbench.methods.geometry import dual, lengths, movable, project, unit_step
 from advbench.methods.gradient import MinimalMethod, Nearest, annealed, margin
 from advbench.tensors import Images, Labels, Scores
 from advbench.types import Norm
@@ -25,9 +25,10 @@ class FMN(MinimalMethod):
     never passes the shortest perturbation found. Images are ``(batch, 3, height, width)``, lengths in [0, 1] pixel
     scale.
 
-    One forward pass and one gradient a step. Deviations: until an image is first fooled, its radius reaches a
-    thousandth beyond that boundary, on which there would be no way on; no starting points, no l0. An image that is
-    never fooled is returned as it came.
+    One forward pass and one gradient a step. Deviations: pixels that [0, 1] holds back do not count in the gradient,
+    without which few images at the edges of the range are ever fooled; until an image is first fooled, its radius
+    reaches a thousandth beyond that boundary, on which there would be no way on; no starting points, no l0. An image
+    that is never fooled is returned as it came.
 
     Args:
         steps: Gradients an image.
@@ -53,16 +54,17 @@ class FMN(MinimalMethod):
         for step in range(self.steps):
             perturbed, length = images + delta, lengths(delta, norm)
             answer = access.gradient(perturbed, loss)
+            gradient = movable(answer.gradient, perturbed)
             fooled = (answer.scores.argmax(dim=1) != labels).view(-1, 1, 1, 1)
             nearest.offer(perturbed, length, fooled)
-            distance = margin(answer.scores, labels).abs().view(-1, 1, 1, 1) / lengths(
-                answer.gradient, dual(norm)
-            ).clamp(min=1e-12)
+            distance = margin(answer.scores, labels).abs().view(-1, 1, 1, 1) / lengths(gradient, dual(norm)).clamp(
+                min=1e-12
+            )
             gamma = annealed(self.gamma, self.last_gamma, step, self.steps)
             grown = torch.where(nearest.found, radius * (1 + gamma), (length + distance) * (1 + self.last_gamma))
             radius = torch.where(fooled, torch.minimum(radius * (1 - gamma), nearest.length), grown)
             radius = torch.minimum(radius, nearest.farthest)
             size = annealed(self.step_size, self.step_size / 100, step, self.steps)
-            delta = project(delta + size * unit_step(answer.gradient, Norm.L2), norm, radius)
+            delta = project(delta + size * unit_step(gradient, Norm.L2), norm, radius)
             delta = (images + delta).clamp(0, 1) - images
         return nearest.images

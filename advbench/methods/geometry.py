@@ -7,7 +7,7 @@ from advbench.tensors import Images
 from advbench.threat import Budget
 from advbench.types import Norm
 
-__all__ = ["clip_to_budget", "dual", "lengths", "project", "sparse_step", "unit_step"]
+__all__ = ["clip_to_budget", "dual", "lengths", "movable", "project", "sparse_step", "unit_step"]
 
 DUALS = {Norm.LINF: Norm.L1, Norm.L2: Norm.L2, Norm.L1: Norm.LINF}
 
@@ -35,6 +35,12 @@ def unit_step(gradient: Images, norm: Norm) -> Images:
     if norm is Norm.LINF:
         return gradient.sign()
     return gradient / lengths(gradient, norm).clamp(min=1e-12)
+
+
+def movable(gradients: Tensor, images: Tensor) -> Tensor:
+    """Gradients to be followed, without the pixels that lie on an edge of [0, 1] and would have to cross it."""
+    blocked = ((images <= 0) & (gradients < 0)) | ((images >= 1) & (gradients > 0))
+    return gradients.masked_fill(blocked, 0)
 
 
 def sparse_step(gradient: Images, images: Images, share: float) -> Images:
