@@ -52,6 +52,7 @@ def main() -> None:
 )
 @click.option("--via-weights", metavar="FILE[,...]", help="The surrogates' first weights, checkpoints in their order.")
 @click.option("--via-normalisation", default="none", show_default=True, help="none, imagenet or half.")
+@click.option("--via-lr", default=5e-4, show_default=True, help="Adam's rate in their training.")
 @click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long they are trained.")
 @click.option("--threat", metavar="NAME", help="Threat model; the least that suffices, if left out.")
 @click.option("--true-labels", is_flag=True, help="Grant the evaluation's true labels as well: an oracle.")

@@ -102,7 +102,11 @@ def surrogates_of(given: dict[str, Any]) -> "list[ClassifierSpec]":
             init=init,
             normalisation=given["via_normalisation"],
             # One architecture named twice is two networks.
-            training=Training(seed=given["seed"] + names[:position].count(name), epochs=given["via_epochs"]),
+            training=Training(
+                seed=given["seed"] + names[:position].count(name),
+                epochs=given["via_epochs"],
+                learning_rate=given["via_lr"],
+            ),
         )
         for position, (name, init) in enumerate(zip(names, weights, strict=True))
     ]

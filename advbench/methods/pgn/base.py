@@ -46,6 +46,7 @@ class GeneratorMethod(Method):
         backbone: First weights of encoder and discriminator: ``imagenet``, ``scratch``, or ``surrogate``, classifiers
             that the attacker trains on the same images. None: ``imagenet``, or ``surrogate`` in the small profile.
         surrogate_epochs: How long a surrogate is trained.
+        surrogate_learning_rate: Adam's for it; what starts from weights wants less, 1e-4 without batch norm.
         encoder_weights: A local checkpoint that the encoder starts from, or its surrogate's training.
         backbone_normalisation: What local checkpoints expect: ``none``, ``imagenet`` or ``half``.
         decoder_width: Scales the decoder's channels. None: 1, or 1/4 in the small profile.
@@ -64,6 +65,7 @@ class GeneratorMethod(Method):
     encoder: str | None = None
     backbone: Literal["imagenet", "surrogate", "scratch"] | None = None
     surrogate_epochs: int = Field(default=20, ge=1)
+    surrogate_learning_rate: float = Field(default=5e-4, gt=0)
     encoder_weights: Path | None = None
     backbone_normalisation: Normalisation = "imagenet"
     decoder_width: float | None = Field(default=None, gt=0, le=2)
@@ -146,7 +148,7 @@ class GeneratorMethod(Method):
             architecture=architecture,
             init="scratch" if weights is None else str(weights),
             normalisation=self._normalisation(weights),
-            training=Training(seed=seed, epochs=self.surrogate_epochs),
+            training=Training(seed=seed, epochs=self.surrogate_epochs, learning_rate=self.surrogate_learning_rate),
         )
 
     def _normalisation(self, weights: Path | None) -> Normalisation:
