@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench.errors import AccessDenied, BudgetSpent, InvalidConfig
-from advbench.targets import JacobianAnswer, Target
+from advbench.targets import JacobianAnswer, PullbackAnswer, Target
 from advbench.tensors import Images, Labels, Rows, SampleLoss, SampleLosses, Scores
 from advbench.threat import ThreatModel
 from advbench.types import Capability
@@ -55,6 +55,10 @@ class QueryLedger:
         self.queries = after
         if gradients:
             self.gradients.index_add_(0, rows, torch.full_like(rows, gradients))
+
+    def charge_gradients(self, rows: Rows) -> None:
+        """Count one gradient for each of ``rows``, by a pass that was counted before."""
+        self.gradients.index_add_(0, rows, torch.ones_like(rows))
 
     def counts(self) -> Tensor:
         """Queries and gradients of each sample, ``(2, size)``."""
@@ -118,14 +122,25 @@ class Access:
             answer = target.scores(images, fast=fast)
             return _Sealed.apply(images, answer) if images.requires_grad else answer
 
-        def jacobian(images: Images, charged: Rows, losses: SampleLosses, count: int) -> JacobianAnswer:
+        def pullback(images: Images, charged: Rows) -> PullbackAnswer:
+            answer = target.pullback(images)
+
+            def pull(cotangent: Tensor) -> Images:
+                ledger.charge_gradients(charged)
+                return answer.pull(cotangent)
+
+            return PullbackAnswer(answer.scores, pull)
+
+        def gradients(
+            images: Images, charged: Rows, losses: SampleLosses | None, count: int
+        ) -> JacobianAnswer | PullbackAnswer:
             ledger.charge(charged, gradients=count)
-            return target.jacobian(images, losses, count)
+            return pullback(images, charged) if losses is None else target.jacobian(images, losses, count)
 
         calls: dict[Capability, Callable[..., object]] = {
             Capability.LABELS: labels,
             Capability.SCORES: scores,
-            Capability.INPUT_GRADIENTS: jacobian,
+            Capability.INPUT_GRADIENTS: gradients,
             Capability.STRUCTURE: lambda: target.architecture,
             Capability.WEIGHTS: target.module,
             Capability.TRUE_LABELS: lambda: true_labels.clone(),
@@ -163,6 +178,16 @@ class Access:
             Capability.INPUT_GRADIENTS, images, self._charged(images, rows), losses, count
         )
 
+    def pullback(self, images: Images, rows: Rows | None = None) -> PullbackAnswer:
+        """Ask for the logits, with a way back through the same pass. One query an image, and one gradient a pull.
+
+        For code that sees the logits before it knows its loss. It holds the pass in memory until it is dropped, so a
+        method that knows its loss beforehand calls ``gradient``, which works in chunks.
+        """
+        return self._call(  # type: ignore[return-value]
+            Capability.INPUT_GRADIENTS, images, self._charged(images, rows), None, 0
+        )
+
     @property
     def structure(self) -> str:
         """The name of the target's architecture."""
@@ -184,6 +209,21 @@ class Access:
     def recall(self, spent: Tensor) -> None:
         """Count what an interrupted fit had asked before it was resumed; counts can only rise."""
         self._recall(spent)
+
+    def at(self, positions: Tensor) -> "Access":
+        """The same door for some of the samples at hand: the same grants, counted in the same place.
+
+        Args:
+            positions: Of those samples among ``rows``.
+        """
+        part = object.__new__(Access)
+        for name in self.__slots__:
+            setattr(part, name, getattr(self, name))
+        part.rows = self.rows[positions]
+        if Capability.TRUE_LABELS in self._ask:
+            truth = self.true_labels[positions]
+            part._ask = {**self._ask, Capability.TRUE_LABELS: lambda: truth.clone()}
+        return part
 
     def grants(self, capability: Capability) -> bool:
         """Whether a capability is granted."""

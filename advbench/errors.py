@@ -50,9 +50,10 @@ class UnknownName(InvalidConfig):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        close = difflib.get_close_matches(name.lower(), self.known, n=1, cutoff=0.5)
+        spelt = {known.lower(): known for known in self.known}
+        close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
         shown = self.known if len(self.known) <= 12 else [*self.known[:12], "..."]
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(shown)}"
+        hint = f"did you mean '{spelt[close[0]]}'?" if close else f"known: {', '.join(shown)}"
         super().__init__(f"unknown {kind} '{name}': {hint}")
 
 

@@ -2,16 +2,9 @@
 
 from advbench.bench.cell import Outcome, run_cell
 from advbench.bench.evaluate import Evaluation, accuracy, evaluate
-from advbench.bench.request import (
-    Prepared,
-    RunRequest,
-    Workshop,
-    build_method,
-    make_target,
-    prepare,
-    why_incompatible,
-)
+from advbench.bench.request import Prepared, RunRequest, Workshop, make_target, prepare, why_incompatible
 from advbench.bench.verify import Verdict, verify_result
+from advbench.methods import build_method
 
 __all__ = [
     "Evaluation",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from advbench.datasets import LabelledImages
-from advbench.errors import InvalidPerturbation
+from advbench.errors import InvalidData, InvalidPerturbation
 from advbench.metrics import Proportion, perturbation_sizes, proportion, structural_similarity, to_uint8
 from advbench.targets import Target
 from advbench.tensors import Images, Rows
@@ -92,9 +92,13 @@ class _Examples:
 
 
 def accuracy(target: Target, images: LabelledImages, batch_size: int = 256) -> Proportion:
-    """The target's accuracy on clean images, in float32."""
+    """The target's accuracy on clean images, in float32.
+
+    Raises:
+        InvalidData: The target gave answers from which no class can be read.
+    """
     hits = [
-        target.labels(images.images(rows)) == images.labels[rows]
+        dict(_answers(target, "clean", images.images(rows)))["clean_prediction"] == images.labels[rows]
         for rows in torch.arange(len(images)).split(batch_size)
     ]
     return proportion(torch.cat(hits).numpy())
@@ -123,6 +127,7 @@ def evaluate(
 
     Raises:
         InvalidPerturbation: The method returned something that it must not.
+        InvalidData: The target gave answers from which no class can be read.
     """
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     examples = _Examples(goal)
@@ -153,12 +158,29 @@ def evaluate(
 
 
 def _answers(target: Target, version: str, images: Images) -> Iterator[tuple[str, Tensor]]:
+    """Predicted classes and, where there are scores, their softmax.
+
+    An answer that names no class is refused, because the largest of NaNs is some class all the same, and would be
+    counted as right or wrong by chance.
+    """
     if Capability.SCORES not in target.offers:
-        yield f"{version}_prediction", target.labels(images)
+        predicted = target.labels(images)
+        _refuse((predicted < 0) | (predicted >= target.num_classes), f"{version} images with no class it knows")
+        yield f"{version}_prediction", predicted
         return
     scores = target.scores(images)
+    probabilities = scores.softmax(dim=1)
+    _refuse(~probabilities.isfinite().all(dim=1), f"{version} images with scores that are NaN or infinite")
     yield f"{version}_prediction", scores.argmax(dim=1)
-    yield f"{version}_scores", scores.softmax(dim=1)
+    yield f"{version}_scores", probabilities
+
+
+def _refuse(unreadable: Tensor, what: str) -> None:
+    if unreadable.any():
+        raise InvalidData(
+            f"the target answered {int(unreadable.sum())} of {len(unreadable)} {what}: this is neither robustness nor "
+            "its lack; mend the target, or keep it within the range that it can answer"
+        )
 
 
 def _table(images: LabelledImages, columns: dict[str, list[np.ndarray]]) -> pa.Table:

@@ -4,21 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from advbench.datasets import Dataset, DatasetSpec, LabelledImages, load_dataset
-from advbench.errors import InvalidConfig, UnknownName
+from advbench.errors import InvalidConfig
 from advbench.files import code_digest, file_hash
-from advbench.methods import Method, Setting, Transfer
+from advbench.methods import Method, Setting, Transfer, build_method
 from advbench.progress import Progress
 from advbench.registry import ATTACKS
 from advbench.results import CellSpec, DatasetIdentity, TargetIdentity
 from advbench.runtime import Runtime
-from advbench.targets import ClassifierSpec, ModuleTarget, Target, make_classifier
+from advbench.targets import ClassifierSpec, Fusion, ModuleTarget, Target, make_classifier
 from advbench.threat import Budget, ThreatModel, threat_model
 from advbench.types import Goal
 
-__all__ = ["Prepared", "RunRequest", "Workshop", "build_method", "make_target", "prepare"]
+__all__ = ["Prepared", "RunRequest", "Workshop", "make_target", "prepare", "why_incompatible"]
 
 USUAL_SIZE = 32
 """Stands in for a dataset's own image size where that is not looked up."""
@@ -33,7 +33,9 @@ class RunRequest(BaseModel):
     Args:
         attack: A name of ``advbench list attacks``.
         options: The method's hyper-parameters, as text or values.
-        via: A surrogate to perturb against, instead of the target.
+        baseline: The name of the cited configuration that attack and options came from; they stand here in full.
+        via: Surrogates to perturb against, instead of the target.
+        via_fusion: What of several surrogates is averaged.
         target: The classifier to attack.
         dataset: The images.
         threat: A preset's name; None takes the one that grants least of those that suffice.
@@ -52,7 +54,9 @@ class RunRequest(BaseModel):
 
     attack: str
     options: dict[str, Any] = Field(default_factory=dict)
-    via: ClassifierSpec | None = None
+    baseline: str | None = None
+    via: tuple[ClassifierSpec, ...] = ()
+    via_fusion: Fusion = "logits"
     target: ClassifierSpec
     dataset: DatasetSpec = DatasetSpec()
     threat: str | None = None
@@ -65,6 +69,12 @@ class RunRequest(BaseModel):
     runtime: Runtime = Runtime()
     batch_size: int = Field(default=128, ge=1)
     results: Path = Path("advbench-results")
+
+    @field_validator("via", mode="before")
+    @classmethod
+    def _as_stored_before(cls, value: Any) -> Any:
+        """Read what records held before there could be several: one surrogate or None."""
+        return () if value is None else (value,) if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
@@ -90,27 +100,6 @@ class Prepared:
     threat: ThreatModel
     spec: CellSpec
     incompatible: str | None
-
-
-def build_method(attack: str, options: dict[str, Any]) -> Method:
-    """Make a method from its name and options, all of which reach it.
-
-    Raises:
-        UnknownName: There is no such attack, or it has no such option.
-        InvalidConfig: An option's value does not fit.
-    """
-    entry = ATTACKS.entry(attack)
-    kind: type[Method] = ATTACKS.load(attack)
-    known = {field.alias or name for name, field in kind.model_fields.items()}
-    for name in options:
-        if name not in known:
-            raise UnknownName(f"option of {attack}", name, known)
-    try:
-        return kind(**{**entry.presets, **options})
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "-".join(map(str, first["loc"])).replace("_", "-")
-        raise InvalidConfig(f"--{option} of {attack}: {first['msg']}, got {first['input']!r}") from error
 
 
 def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
@@ -147,8 +136,8 @@ class Workshop:
 
 def _method_and_threat(request: RunRequest) -> tuple[Method, ThreatModel]:
     method = build_method(request.attack, dict(request.options))
-    if request.via is not None:
-        method = Transfer(inner=method, surrogate=request.via)
+    if request.via:
+        method = Transfer(inner=method, surrogates=request.via, fusion=request.via_fusion)
     threat = threat_model(request.threat, method.needs(request.goal))
     if request.true_labels:
         threat = threat.with_true_labels()
@@ -159,8 +148,12 @@ def _method_and_threat(request: RunRequest) -> tuple[Method, ThreatModel]:
 def why_incompatible(request: RunRequest) -> str | None:
     """Say why a request cannot run on any target, before anything is loaded or trained; None where it can."""
     method, threat = _method_and_threat(request)
-    if request.goal not in method.goals:
+    served_by = method.inner if isinstance(method, Transfer) else method
+    if request.goal not in served_by.goals:
         return f"{request.attack} does not serve the goal {request.goal}"
+    if request.budget.norm not in served_by.norms:
+        served = " or ".join(sorted(served_by.norms))
+        return f"{request.attack} does not serve the norm {request.budget.norm}: use --norm {served}"
     lacking = threat.lacks(method.needs(request.goal))
     if lacking is not None:
         return lacking
@@ -207,6 +200,8 @@ def _by_content(parameters: dict[str, Any]) -> dict[str, Any]:
     def name(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: name(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [name(inner) for inner in value]
         if isinstance(value, str) and Path(value).suffix and Path(value).is_file():
             return f"{Path(value).name} sha256:{file_hash(Path(value))}"
         return value

@@ -10,9 +10,11 @@ import click
 from advbench.cli.options import (
     RESULTS,
     MethodOptions,
+    baseline_of,
     dataset_of,
     describe_attack,
     runtime_of,
+    surrogates_of,
     target_options,
     training_of,
 )
@@ -37,10 +39,18 @@ def main() -> None:
 @main.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @click.option("--attack", required=True, metavar="NAME", help="The method; see 'advbench list attacks'.")
 @target_options
-@click.option("--via", metavar="ARCHITECTURE", help="Perturb against a surrogate that the attacker trains, instead.")
-@click.option("--via-weights", type=click.Path(path_type=Path), help="The surrogate's first weights, a checkpoint.")
+@click.option("--via", metavar="A[,B...]", help="Perturb against surrogates that the attacker trains, instead.")
+@click.option(
+    "--via-fusion",
+    type=click.Choice(["logits", "probabilities", "loss"]),
+    default="logits",
+    show_default=True,
+    help="What of several surrogates is averaged.",
+)
+@click.option("--via-weights", metavar="FILE[,...]", help="The surrogates' first weights, checkpoints in their order.")
 @click.option("--via-normalisation", default="none", show_default=True, help="none, imagenet or half.")
-@click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long it is trained.")
+@click.option("--via-lr", default=5e-4, show_default=True, help="Adam's rate in their training.")
+@click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long they are trained.")
 @click.option("--threat", metavar="NAME", help="Threat model; the least that suffices, if left out.")
 @click.option("--true-labels", is_flag=True, help="Grant the evaluation's true labels as well: an oracle.")
 @click.option("--max-queries", type=click.IntRange(0), metavar="N", help="Most queries for one image in use.")
@@ -60,12 +70,12 @@ def run(context: click.Context, **given: Any) -> None:
 
     Options that are not listed here are the method's own: see 'advbench describe ATTACK'.
     """
-    from advbench.bench import RunRequest, run_cell
+    from advbench.bench import run_cell
     from advbench.report import draw_figures, record_summary
     from advbench.results import ResultStore
 
     screen = Screen(quiet=given["as_json"])
-    request = RunRequest(**_request(given, MethodOptions(given["attack"], context.args).values))
+    request = _request(context)
     with screen:
         outcome = run_cell(request, screen)
     if outcome is None:  # a helper process of a run over several devices
@@ -91,44 +101,44 @@ def request_of(arguments: list[str]) -> "RunRequest":
     Raises:
         InvalidConfig: It would refuse them.
     """
-    from advbench.bench import RunRequest
-
     try:
         context = run.make_context("run", list(arguments))
     except click.ClickException as error:
         raise InvalidConfig(error.format_message()) from error
-    given = context.params
-    return RunRequest(**_request(given, MethodOptions(given["attack"], context.args).values))
+    return _request(context)
 
 
-def _request(given: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    from advbench.targets import ClassifierSpec, Training
+def _request(context: click.Context) -> "RunRequest":
+    from advbench.bench import RunRequest
     from advbench.threat import Budget, parse_epsilon
 
-    epsilon, via = given["epsilon"], given["via"]
-    surrogate = None
-    if via is not None:
-        weights = given["via_weights"]
-        surrogate = ClassifierSpec(
-            architecture=via,
-            init="scratch" if weights is None else str(weights),
-            normalisation=given["via_normalisation"],
-            training=Training(seed=given["seed"], epochs=given["via_epochs"]),
-        )
-    return {
-        "attack": given["attack"],
-        "options": options,
-        "via": surrogate,
-        "target": training_of(given),
-        "dataset": dataset_of(given, limit=given["limit"], fit_images=given["fit_images"]),
-        "budget": Budget(norm=given["norm"], epsilon=None if epsilon is None else parse_epsilon(epsilon)),
-        "runtime": runtime_of(given),
-        "batch_size": given["batch"],
+    given = dict(context.params)
+    options = baseline_of(context, given)
+    epsilon = given["epsilon"]
+    return RunRequest(
+        attack=given["attack"],
+        options=options | MethodOptions(given["attack"], context.args).values,
+        via=surrogates_of(given),
+        target=training_of(given),
+        dataset=dataset_of(given, limit=given["limit"], fit_images=given["fit_images"]),
+        budget=Budget(norm=given["norm"], epsilon=None if epsilon is None else parse_epsilon(epsilon)),
+        runtime=runtime_of(given),
+        batch_size=given["batch"],
         **{name: given[name] for name in _PASSED_ON},
-    }
+    )
 
 
-_PASSED_ON = ("threat", "true_labels", "max_queries", "max_fit_queries", "goal", "seed", "results")
+_PASSED_ON = (
+    "baseline",
+    "via_fusion",
+    "threat",
+    "true_labels",
+    "max_queries",
+    "max_fit_queries",
+    "goal",
+    "seed",
+    "results",
+)
 
 
 @main.command()
@@ -153,14 +163,20 @@ def train(**given: Any) -> None:
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(["attacks", "targets", "datasets", "threats", "results"]))
+@click.argument("what", type=click.Choice(["attacks", "baselines", "targets", "datasets", "threats", "results"]))
 @RESULTS
 @errors_in_one_line
 def list_(what: str, results: Path) -> None:
     """List what there is."""
     screen = Screen()
     if what == "attacks":
-        screen.pairs((name, entry.summary) for name, entry in ATTACKS.entries.items())
+        families = ((f"{prefix}:NAME", entry.summary) for prefix, entry in ATTACKS.families.items())
+        baselines = ("baseline:NAME", "a cited configuration; see 'advbench list baselines'")
+        screen.pairs([*((name, entry.summary) for name, entry in ATTACKS.entries.items()), *families, baselines])
+    elif what == "baselines":
+        from advbench.baselines import baseline_files, read_baseline
+
+        screen.pairs((f"baseline:{name}", read_baseline(path).title) for name, path in baseline_files().items())
     elif what == "datasets":
         screen.pairs((name, entry.summary) for name, entry in DATASETS.entries.items())
     elif what == "threats":

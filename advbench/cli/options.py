@@ -14,11 +14,22 @@ from advbench.registry import ATTACKS
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from advbench.baselines import Baseline
     from advbench.datasets import DatasetSpec
     from advbench.runtime import Runtime
     from advbench.targets import ClassifierSpec
 
-__all__ = ["RESULTS", "MethodOptions", "dataset_of", "describe_attack", "runtime_of", "target_options", "training_of"]
+__all__ = [
+    "RESULTS",
+    "MethodOptions",
+    "baseline_of",
+    "dataset_of",
+    "describe_attack",
+    "runtime_of",
+    "surrogates_of",
+    "target_options",
+    "training_of",
+]
 
 RESULTS = click.option(
     "--results",
@@ -83,6 +94,34 @@ def training_of(given: dict[str, Any]) -> "ClassifierSpec":
     )
 
 
+def surrogates_of(given: dict[str, Any]) -> "list[ClassifierSpec]":
+    """The surrogates' specifications from the command line's values.
+
+    Raises:
+        InvalidConfig: There are not as many first weights as surrogates.
+    """
+    from advbench.targets import ClassifierSpec, Training
+
+    names = given["via"].split(",") if given["via"] else []
+    weights = given["via_weights"].split(",") if given["via_weights"] else ["scratch"] * len(names)
+    if len(weights) != len(names):
+        raise InvalidConfig(f"--via-weights names {len(weights)} files for {len(names)} surrogates: give one for each")
+    return [
+        ClassifierSpec(
+            architecture=name,
+            init=init,
+            normalisation=given["via_normalisation"],
+            # One architecture named twice is two networks.
+            training=Training(
+                seed=given["seed"] + names[:position].count(name),
+                epochs=given["via_epochs"],
+                learning_rate=given["via_lr"],
+            ),
+        )
+        for position, (name, init) in enumerate(zip(names, weights, strict=True))
+    ]
+
+
 def dataset_of(given: dict[str, Any], **limits: int | None) -> "DatasetSpec":
     """The dataset's specification from the command line's values."""
     from advbench.datasets import DatasetSpec
@@ -102,6 +141,27 @@ def runtime_of(given: dict[str, Any]) -> "Runtime":
     from advbench.runtime import Runtime
 
     return Runtime(device=given["device"], devices=given["devices"], precision=given["precision"])
+
+
+def baseline_of(context: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """Put a baseline's attack and budget in place where one is asked for, and give its parameters.
+
+    What the user gives goes before what the file says; a run is filed under the attack and all of its parameters, so
+    it is the same result whichever way they were given.
+    """
+    from advbench.baselines import find_baseline
+
+    baseline = find_baseline(given["attack"])
+    given["baseline"] = None
+    if baseline is None:
+        return {}
+    given["baseline"], given["attack"] = given["attack"], baseline.attack.name
+    if context.get_parameter_source("norm") is click.core.ParameterSource.DEFAULT:
+        given["norm"] = str(baseline.attack.norm)
+    # Under another norm, the file's epsilon would mean nothing.
+    if given["epsilon"] is None and given["norm"] == baseline.attack.norm and baseline.attack.epsilon is not None:
+        given["epsilon"] = str(baseline.attack.epsilon)
+    return dict(baseline.attack.parameters)
 
 
 class MethodOptions:
@@ -164,17 +224,32 @@ def describe_attack(attack: str) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    entry, kind = ATTACKS.entry(attack), ATTACKS.load(attack)
+    from advbench.baselines import find_baseline
+
+    baseline = find_baseline(attack)
+    name = attack if baseline is None else baseline.attack.name
+    entry, kind = ATTACKS.entry(name), ATTACKS.load(name)
+    presets = {**entry.presets, **(baseline.attack.parameters if baseline else {})}
     text, _, _ = kind.__doc__.partition("    Args:")
     meanings = _meanings(kind)
     table = Table(box=SIMPLE_HEAD)
     for column in ("option", "default", "meaning"):
         table.add_column(column, no_wrap=column == "option")
-    for name, field in kind.model_fields.items():
-        default = entry.presets.get(name, field.default)
-        table.add_row(f"--{_option(name, field)}", "-" if default is None else str(default), meanings.get(name, ""))
+    for known, field in kind.model_fields.items():
+        default = presets.get(known, "required" if field.is_required() else field.default)
+        table.add_row(f"--{_option(known, field)}", "-" if default is None else str(default), meanings.get(known, ""))
     lines = [line.removeprefix("    ") for line in text.strip().splitlines()]
-    return Group(Text(f"{attack}: {entry.summary}\n", style="bold"), Text("\n".join(lines)), table)
+    title = entry.summary if baseline is None else f"{baseline.title}, by {name}"
+    origin = "" if baseline is None else _origin(baseline)
+    return Group(Text(f"{attack}: {title}\n", style="bold"), Text("\n".join(lines)), table, Text(origin))
+
+
+def _origin(baseline: "Baseline") -> str:
+    """What a baseline cites."""
+    attack = baseline.attack
+    budget = f"published in {attack.norm}" + ("" if attack.epsilon is None else f" with epsilon {attack.epsilon:.6g}")
+    cited = [f"{citation.paper}, {citation.link}" for citation in baseline.citation]
+    return "\n".join([*cited, f"{budget}. {attack.note}".strip()])
 
 
 def _meanings(kind: type) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Attacks and enhancers, one interface for all."""
 
 from advbench.methods.base import Context, ImageMethod, Method, Perturber, Setting, TrainingImages
+from advbench.methods.build import build_method
 from advbench.methods.geometry import clip_to_budget
 from advbench.methods.transfer import Transfer
 
@@ -12,5 +13,6 @@ __all__ = [
     "Setting",
     "TrainingImages",
     "Transfer",
+    "build_method",
     "clip_to_budget",
 ]

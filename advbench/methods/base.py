@@ -21,7 +21,7 @@ from advbench.runtime import Runtime
 from advbench.targets import Classifier, ClassifierSpec
 from advbench.tensors import Images
 from advbench.threat import Budget, Needs
-from advbench.types import Goal
+from advbench.types import Goal, Norm
 
 __all__ = ["Context", "ImageMethod", "Method", "Perturber", "Setting", "TrainingImages"]
 
@@ -128,6 +128,7 @@ class Method(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     goals: ClassVar[frozenset[Goal]] = frozenset(Goal)
+    norms: ClassVar[frozenset[Norm]] = frozenset(Norm)
 
     def resolve(self, setting: Setting) -> Self:  # noqa: ARG002
         """Fill in what was left open, so that the record shows every value that was used.

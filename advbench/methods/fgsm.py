@@ -19,8 +19,9 @@ class FGSM(GradientMethod):
     ``(batch, 3, height, width)``, epsilon in [0, 1] pixel scale.
 
     Deviations: y is the predicted class unless ``label`` is ``true``, so that no label leaks; under an l2 or l1 budget
-    the step is along the gradient itself, with length epsilon (FGM); to enhance, the sign is reversed; results are
-    clipped to [0, 1].
+    the step is along the gradient itself, with length epsilon (FGM); results are clipped to [0, 1]; to enhance, the
+    sign is reversed, as in Kim et al. 2021, 'Amicable Aid: Perturbing Images to Improve Classification Performance',
+    https://arxiv.org/abs/2112.04720. With ``--label true`` that is an oracle: it is shown the answer.
     """
 
     def perturb(self, images: Images, access: Access, context: Context) -> Images:

@@ -7,7 +7,7 @@ from advbench.tensors import Images
 from advbench.threat import Budget
 from advbench.types import Norm
 
-__all__ = ["clip_to_budget", "dual", "lengths", "project", "unit_step"]
+__all__ = ["clip_to_budget", "dual", "lengths", "movable", "project", "sparse_step", "unit_step"]
 
 DUALS = {Norm.LINF: Norm.L1, Norm.L2: Norm.L2, Norm.L1: Norm.LINF}
 
@@ -19,7 +19,9 @@ def dual(norm: Norm) -> Norm:
 
 def lengths(delta: Tensor, norm: Norm = Norm.L2) -> Tensor:
     """Norms over all but the first axis, ``(batch, ...) -> (batch, 1, 1, 1)``."""
-    order = {Norm.LINF: torch.inf, Norm.L2: 2, Norm.L1: 1}[norm]
+    if norm is Norm.L1:  # vector_norm adds one by one, and errs by a hundred-thousandth
+        return delta.abs().flatten(1).sum(dim=1).view(-1, 1, 1, 1)
+    order = {Norm.LINF: torch.inf, Norm.L2: 2}[norm]
     norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
     return norms.view(-1, 1, 1, 1)
 
@@ -35,6 +37,35 @@ def unit_step(gradient: Images, norm: Norm) -> Images:
     return gradient / lengths(gradient, norm).clamp(min=1e-12)
 
 
+def movable(gradients: Tensor, images: Tensor) -> Tensor:
+    """Gradients to be followed, without the pixels that lie on an edge of [0, 1] and would have to cross it."""
+    blocked = ((images <= 0) & (gradients < 0)) | ((images >= 1) & (gradients > 0))
+    return gradients.masked_fill(blocked, 0)
+
+
+def sparse_step(gradient: Images, images: Images, share: float) -> Images:
+    """A step of unit l1 length along the signs of a gradient's largest values, all of one size.
+
+    Tramèr and Boneh 2019, 'Adversarial Training and Robustness for Multiple Perturbations' (SLIDE). Values that [0, 1]
+    keeps from moving are passed over, and are pushed outwards as far as the others move, so that a projection onto
+    budget and [0, 1] does not take back what heavier values have gained.
+
+    Args:
+        gradient: ``(batch, channels, height, width)``.
+        images: Where the step starts.
+        share: Of an image's values, how many move.
+    """
+    # Rounding may leave a value just short of the edge, where it would be chosen again and again.
+    stuck = ((images < 1e-5) & (gradient < 0)) | ((images > 1 - 1e-5) & (gradient > 0))
+    free = gradient.masked_fill(stuck, 0)
+    sizes = free.abs().flatten(1)
+    count = max(1, round(share * sizes.shape[1]))
+    smallest = sizes.topk(count, dim=1).values[:, -1:].view(-1, 1, 1, 1)
+    moving = free.sign() * (free.abs() >= smallest)
+    pinned = gradient.sign() * (stuck & (gradient.abs() >= smallest))
+    return (moving + pinned) / lengths(moving, Norm.L1).clamp(min=1)
+
+
 def project(delta: Images, norm: Norm, epsilon: float | Tensor) -> Images:
     """Bring perturbations to the nearest of norm at most ``epsilon``, a number or ``(batch, 1, 1, 1)``."""
     if norm is Norm.LINF:
@@ -48,24 +79,46 @@ def _like(value: float | Tensor, delta: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=delta.dtype, device=delta.device)
 
 
-def _project_l1(delta: Images, epsilon: Tensor) -> Images:
-    """Duchi et al. 2008, 'Efficient Projections onto the l1-Ball', figure 1: a soft threshold found by sorting."""
-    sizes = delta.abs().flatten(1)
-    radius = epsilon.expand(len(delta), *epsilon.shape[1:]).reshape(-1, 1) if epsilon.ndim else epsilon
-    ordered = sizes.sort(dim=1, descending=True).values
-    excess = ordered.cumsum(dim=1) - radius
-    ranks = torch.arange(1, sizes.shape[1] + 1, device=delta.device)
-    kept = (ordered * ranks > excess).sum(dim=1, keepdim=True).clamp(min=1)
-    threshold = (excess.gather(1, kept - 1) / kept).clamp(min=0)
-    return delta.sign() * (sizes - threshold).clamp(min=0).view_as(delta)
+def _project_l1(delta: Images, epsilon: Tensor, room: float | Tensor = torch.inf) -> Images:
+    """Bring perturbations to the nearest of l1 norm at most ``epsilon`` with no value larger than its ``room``.
+
+    That is ``clamp(size - threshold, 0, room)`` of each value, with one threshold an image (Duchi et al. 2008 without
+    ``room``; Croce and Hein 2021, 'Mind the box', with it). The norm falls piecewise linearly with the threshold, so
+    the threshold is found on the piece that passes epsilon.
+    """
+    sizes = delta.abs().flatten(1).double()
+    rooms = torch.as_tensor(room, dtype=torch.double, device=delta.device).expand_as(delta).flatten(1)
+    radius = epsilon.double().reshape(-1, 1)
+    norms = torch.minimum(sizes, rooms).sum(dim=1, keepdim=True)
+    if (norms <= radius).all():
+        threshold = norms.new_zeros(1)  # sorting costs more than the rest of a step
+    else:
+        ends = torch.cat([(sizes - rooms).clamp(min=0), sizes], dim=1)  # between its two ends, a value shrinks
+        ends, order = ends.sort(dim=1)
+        shrinking = torch.where(order < sizes.shape[1], 1, -1).cumsum(dim=1)[:, :-1]
+        after = norms - (shrinking * ends.diff(dim=1)).cumsum(dim=1)  # the norm at each end but the first
+        piece = (after > radius).sum(dim=1, keepdim=True).clamp(max=after.shape[1] - 1)
+        threshold = ends.gather(1, piece + 1) - (radius - after.gather(1, piece)) / shrinking.gather(1, piece).clamp(
+            min=1
+        )
+        threshold = torch.where(norms > radius, threshold, 0)
+    kept = (sizes - threshold).clamp(min=0).minimum(rooms)
+    return delta.sign() * kept.view_as(delta).to(delta.dtype)
 
 
 def clip_to_budget(perturbed: Images, images: Images, budget: Budget) -> Images:
     """Move perturbed images to the nearest within the budget around the clean ones, then into [0, 1].
 
-    Clipping to [0, 1] cannot move an image further from a clean one that lies there.
+    Clipping to [0, 1] cannot move an image further from a clean one that lies there. Under l1 it would leave much of
+    the budget unused, so there the nearest image is found among those in [0, 1].
     """
     delta = perturbed - images
-    if budget.epsilon is not None:
+    if budget.epsilon is not None and budget.norm is Norm.L1:
+        room = torch.where(delta > 0, 1 - images, images)
+        delta = _project_l1(delta, _like(budget.epsilon, delta), room)
+        # Rounding of the sum adds up over thousands of values that have each moved a little.
+        rounded = lengths((images + delta).double() - images, Norm.L1).clamp(min=1e-12)
+        delta = delta * (budget.epsilon / rounded).clamp(max=1).to(delta.dtype)
+    elif budget.epsilon is not None:
         delta = project(delta, budget.norm, budget.epsilon)
     return (images + delta).clamp(0, 1)

@@ -1,16 +1,17 @@
-"""Transfer: a method run on the attacker's surrogate and applied to a target that it never asks."""
+"""Transfer: a method run on the attacker's surrogates and applied to a target that it never asks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Annotated, Self
 
 import torch
-from pydantic import SerializeAsAny
+from pydantic import Field, SerializeAsAny
 from torch import Tensor
 
-from advbench.access import Access, QueryLedger, perturb_access
+from advbench.access import Access, QueryLedger, fit_access, perturb_access
+from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
-from advbench.targets import ClassifierSpec, ModuleTarget, Target
+from advbench.targets import ClassifierSpec, EnsembleTarget, Fusion, ModuleTarget, Target
 from advbench.tensors import Images
 from advbench.threat import THREATS, Needs
 from advbench.types import Capability, Goal
@@ -19,42 +20,60 @@ __all__ = ["Transfer"]
 
 
 class Transfer(Method):
-    """Perturb against a surrogate with all access to it, and show the target only the result.
+    """Perturb against surrogates with all access to them, and show the target only the result.
 
     Liu, Chen, Liu, Song 2016, 'Delving into Transferable Adversarial Examples and Black-box Attacks',
-    https://arxiv.org/abs/1611.02770, with one surrogate. The surrogate is trained on the attacker's own images. The
-    target is never asked anything, so this fits every threat model.
+    https://arxiv.org/abs/1611.02770. The surrogates are trained on the attacker's own images, and a method that learns
+    is fitted on them too. The target is never asked anything, so this fits every threat model.
 
     Args:
-        inner: The method. It learns nothing before it perturbs: ``ImageMethod``.
-        surrogate: What the attacker trains.
+        inner: The method.
+        surrogates: What the attacker trains; several are one ensemble.
+        fusion: What of several surrogates is averaged.
     """
 
     inner: SerializeAsAny[Method]
-    surrogate: ClassifierSpec
+    surrogates: Annotated[tuple[ClassifierSpec, ...], Field(min_length=1)]
+    fusion: Fusion = "logits"
 
     def resolve(self, setting: Setting) -> Self:
-        """Resolve the inner method."""
-        return self.model_copy(update={"inner": self.inner.resolve(setting)})
+        """Resolve the inner method, whose target the surrogates are."""
+        inner = self.inner.resolve(replace(setting, target_architecture=self._architecture))
+        needs = inner.needs(setting.goal)
+        if len(self.surrogates) > 1 and Capability.WEIGHTS in needs.fit | needs.perturb:
+            raise InvalidConfig("this method copies its target's weights, and several surrogates are no single network")
+        fusion = self.fusion if len(self.surrogates) > 1 else "logits"  # a single one has nothing to fuse
+        return self.model_copy(update={"inner": inner, "fusion": fusion})
 
     def needs(self, goal: Goal) -> Needs:
         """Of the target, only what no surrogate can tell: the true labels, where the inner method wants them."""
         truth = frozenset({Capability.TRUE_LABELS})
         return Needs(fit=truth, perturb=self.inner.needs(goal).perturb & truth)
 
-    def fit(self, access: Access, train: TrainingImages, context: Context) -> Perturber:
-        """Train the surrogate, or take it from the cache, and fit the inner method."""
-        return _Transferred(self._target(context), self.inner.fit(access, train, context))
+    def fit(self, access: Access, train: TrainingImages, context: Context) -> Perturber:  # noqa: ARG002
+        """Train the surrogates, or take them from the cache, and fit the inner method on them."""
+        surrogate = self._target(context)
+        labels = torch.cat([train.fit.labels, train.validation.labels])
+        own = fit_access(surrogate, THREATS["white-box"], QueryLedger(len(labels)), labels)
+        return _Transferred(surrogate, self.inner.fit(own, train, context))
 
     def restore(self, state: Mapping[str, Tensor], context: Context) -> Perturber:
-        """Take the surrogate from the cache again."""
+        """Take the surrogates from the cache again."""
         return _Transferred(self._target(context), self.inner.restore(state, context))
 
+    @property
+    def _architecture(self) -> str:
+        return "+".join(spec.architecture for spec in self.surrogates)
+
     def _target(self, context: Context) -> Target:
-        """The surrogate as the inner method's target."""
-        architecture = self.surrogate.architecture
-        target = ModuleTarget(context.surrogate(self.surrogate), context.num_classes, architecture, architecture)
+        """The surrogates as the inner method's target."""
+        members = [self._member(spec, context) for spec in self.surrogates]
+        target = members[0] if len(members) == 1 else EnsembleTarget(members, self.fusion)
         return target.to(context.runtime.torch_device)
+
+    def _member(self, spec: ClassifierSpec, context: Context) -> ModuleTarget:
+        classifier, name = context.surrogate(spec), spec.architecture
+        return ModuleTarget(classifier, context.num_classes, name, name, context.runtime.inference_dtype)
 
 
 @dataclass(frozen=True)

@@ -99,18 +99,20 @@ def _verdict_colour(right: bool | None) -> str:
 
 
 def convergence(record: CellRecord) -> "Figure":
-    """The paper's four panels by epoch: losses, L1, turned samples, accuracy."""
+    """The paper's four panels by epoch: losses, L1, turned samples, accuracy. What there is not is left out."""
     history = record.history
     epochs = [epoch["epoch"] for epoch in history]
     figure = figure_of(8.4, 5.4)
     panels = figure.subplots(2, 2, sharex=True)
 
     def line(axes: "Axes", name: str, label: str, colour: str, style: str = "-", scale: float = 1.0) -> None:
-        axes.plot(epochs, [scale * epoch[name] for epoch in history], style, color=colour, label=label, marker=".")
+        if name in history[0]:
+            axes.plot(epochs, [scale * epoch[name] for epoch in history], style, color=colour, label=label, marker=".")
 
     losses, l1, turned, accuracy = panels.flat
     line(losses, "discriminator_loss", "discriminator, $L_d$", BLUE)
     line(losses, "generator_loss", "generator, $L_g$", ORANGE, "--")
+    line(losses, "loss", "loss", ORANGE, "--")
     losses.set(title="(A) losses", ylabel="loss")
     line(l1, "l1", "$L_r$", GREEN)
     l1.set(title="(B) L1 of the perturbation", ylabel="mean |M| a pixel")
@@ -119,10 +121,12 @@ def convergence(record: CellRecord) -> "Figure":
     turned.set(title="(C) fit images that turned", ylabel="images", xlabel="epoch")
     line(accuracy, "fit_accuracy", "fit", BLUE, scale=100)
     line(accuracy, "validation_accuracy", "validation", ORANGE, "--", scale=100)
+    line(accuracy, "fooling_rate", "fit, fooled", GREEN, "-.", scale=100)
     if record.metrics is not None:
         accuracy.axhline(100 * record.metrics.clean_accuracy, color=GREY, linestyle=":", label="evaluation, clean")
     accuracy.set(title="(D) the target's accuracy", ylabel="%", xlabel="epoch", ylim=(-3, 103))
     for axes in panels.flat:
+        axes.set_visible(bool(axes.get_lines()))
         axes.title.set_fontsize(10)
         axes.title.set_fontweight("bold")
         axes.grid(alpha=0.25)
@@ -130,6 +134,6 @@ def convergence(record: CellRecord) -> "Figure":
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(axes.get_lines()) > 1:
             axes.legend(fontsize=8, frameon=False)
-        if axes is not accuracy:
+        if axes is not accuracy and axes.dataLim.ymin >= 0:
             axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     return figure

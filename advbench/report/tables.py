@@ -7,10 +7,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from advbench.results import CellRecord, Metrics
-from advbench.types import Goal
+from advbench.results import CellRecord, CellSpec, Metrics
+from advbench.types import Capability, Goal
 
 __all__ = ["accuracy_table", "record_summary", "records_table"]
+
+ORACLE = "† was granted the true classes of the evaluation images: an oracle, to be read as a bound"
 
 ARROWS = {Goal.DEGRADE: "lower is stronger", Goal.ENHANCE: "higher is stronger"}
 
@@ -30,6 +32,8 @@ def with_interval(value: float | None, interval: tuple[float, float] | None) -> 
 def record_summary(record: CellRecord) -> RenderableType:
     """All that one result says, as a reader wants it: what was run, the accuracies, the sizes, the cost, the notes."""
     parts: list[RenderableType] = [_headline(record)]
+    if _is_oracle(record):
+        parts.append(Text(ORACLE, style="bold magenta"))
     if record.metrics is None:
         parts.append(Text(f"{record.status}: {record.reason}", style="bold red"))
     else:
@@ -38,18 +42,32 @@ def record_summary(record: CellRecord) -> RenderableType:
     return Group(*parts)
 
 
+def _is_oracle(record: CellRecord) -> bool:
+    return Capability.TRUE_LABELS in record.spec.threat.perturb
+
+
 def _headline(record: CellRecord) -> Text:
     spec = record.spec
     made = spec.target.made_from
-    via = spec.parameters.get("surrogate")
     seen = made["training"]["images"]
     lines = [
-        f"{spec.attack}{' via ' + via['architecture'] if via else ''}  {spec.goal}  "
-        f"{spec.budget}  threat {spec.threat.name}  seed {spec.seed}",
+        f"{_attack(spec)}  {spec.goal}  {spec.budget}  threat {spec.threat.name}  seed {spec.seed}",
         f"target {spec.target.name} ({made['init']}, saw {'all' if seen is None else seen} fit images)  "
         f"dataset {spec.dataset.name} {spec.dataset.image_size} px, {spec.dataset.evaluation_images} evaluation images",
     ]
     return Text("\n".join(lines), style="bold")
+
+
+def _attack(spec: CellSpec) -> str:
+    """The attack's name, and the surrogates that it was carried by."""
+    surrogates = spec.parameters.get("surrogates", [])
+    if "surrogate" in spec.parameters:  # as records held it before there could be several
+        surrogates = [spec.parameters["surrogate"]]
+    if not surrogates:
+        return spec.attack
+    names = "+".join(surrogate["architecture"] for surrogate in surrogates)
+    fused = f" ({spec.parameters['fusion']} fused)" if len(surrogates) > 1 else ""
+    return f"{spec.attack} via {names}{fused}"
 
 
 def accuracy_table(goal: Goal, metrics: Metrics) -> Table:
@@ -103,15 +121,19 @@ def _figures(metrics: Metrics) -> Table:
 
 
 def records_table(records: Iterable[CellRecord]) -> Table:
-    """One row a result."""
-    table = Table(box=SIMPLE_HEAD)
+    """One row a result, with the options that were given; those that were granted the true classes are marked."""
+    records = list(records)
+    caption = ORACLE if any(map(_is_oracle, records)) else None
+    table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left")
     for name in ("result", "run", "target", "dataset"):
         table.add_column(name, no_wrap=name == "result")
     for name in ("clean", "raw", "valid"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status")
     for record in records:
-        table.add_row(*_row(record))
+        key, run, *rest = _row(record)
+        given = "".join(f", {name} {value}" for name, value in record.request.get("options", {}).items())
+        table.add_row(key, f"{'† ' if _is_oracle(record) else ''}{run}{given}", *rest)
     return table
 
 
@@ -122,12 +144,10 @@ def _row(record: CellRecord) -> Sequence[str]:
         if metrics is None
         else tuple(map(percent, (metrics.clean_accuracy, metrics.raw_accuracy, metrics.valid_accuracy)))
     )
-    via = spec.parameters.get("surrogate")
     seen = spec.target.made_from["training"]["images"]
     return (
         record.key[:10],
-        f"{spec.attack}{' via ' + via['architecture'] if via else ''}, {spec.goal}, {spec.budget}, "
-        f"{spec.threat.name}, seed {spec.seed}",
+        f"{_attack(spec)}, {spec.goal}, {spec.budget}, {spec.threat.name}, seed {spec.seed}",
         spec.target.name + (f" ({seen} images)" if seen else ""),
         f"{spec.dataset.name} {spec.dataset.image_size} px",
         *accuracies,

@@ -1,8 +1,18 @@
 """Classifiers under attack: any torchvision network, one's own module, or a plain function."""
 
-from advbench.targets.base import Classifier, FunctionTarget, JacobianAnswer, ModuleTarget, Normalise, Target
+from advbench.targets.base import (
+    Classifier,
+    FunctionTarget,
+    JacobianAnswer,
+    ModuleTarget,
+    Normalise,
+    PullbackAnswer,
+    Target,
+    chunk_size,
+)
 from advbench.targets.checks import target_warnings
-from advbench.targets.fast import fast_form
+from advbench.targets.ensemble import EnsembleTarget, Fusion
+from advbench.targets.fast import fast_form, train_mode
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
 from advbench.targets.weights import imagenet_state, load_into, pinned_weights, read_state
 from advbench.targets.zoo import NORMALISATIONS, Normalisation, build_network, known_architectures, normaliser
@@ -11,14 +21,18 @@ __all__ = [
     "NORMALISATIONS",
     "Classifier",
     "ClassifierSpec",
+    "EnsembleTarget",
     "FunctionTarget",
+    "Fusion",
     "JacobianAnswer",
     "ModuleTarget",
     "Normalisation",
     "Normalise",
+    "PullbackAnswer",
     "Target",
     "Training",
     "build_network",
+    "chunk_size",
     "epoch_batches",
     "fast_form",
     "imagenet_state",
@@ -29,4 +43,5 @@ __all__ = [
     "pinned_weights",
     "read_state",
     "target_warnings",
+    "train_mode",
 ]

@@ -22,8 +22,11 @@ __all__ = [
     "JacobianAnswer",
     "ModuleTarget",
     "Normalise",
+    "PullbackAnswer",
     "Target",
     "chunk_size",
+    "differentiate",
+    "hold",
 ]
 
 CHUNK_PIXELS = 256 * 3 * 96 * 96
@@ -90,6 +93,19 @@ class JacobianAnswer:
     scores: Scores
 
 
+@dataclass(frozen=True)
+class PullbackAnswer:
+    """Logits, and a way back from them: for code of others, which asks for gradients only after it saw the logits.
+
+    Args:
+        scores: ``(batch, classes)``.
+        pull: From a cotangent of the scores' shape to the gradient with respect to the images, through the same pass.
+    """
+
+    scores: Scores
+    pull: Callable[[Tensor], Images]
+
+
 class Target(ABC):
     """A fixed classifier. Methods reach it only through an ``Access`` handle; the harness scores it directly."""
 
@@ -116,6 +132,10 @@ class Target(ABC):
         """Differentiate each of ``count`` losses a sample by itself, after one forward pass, in float32."""
         raise AccessDenied(f"target '{self.name}' is a function without gradients")
 
+    def pullback(self, images: Images) -> PullbackAnswer:  # noqa: ARG002
+        """Give logits, float32, with a way back to the images that holds this pass in memory."""
+        raise AccessDenied(f"target '{self.name}' is a function without gradients")
+
     def module(self) -> nn.Module:
         """Give a copy of the module, which has its own parameters."""
         raise AccessDenied(f"target '{self.name}' is a function without weights")
@@ -123,6 +143,62 @@ class Target(ABC):
     def to(self, device: torch.device) -> "Target":  # noqa: ARG002
         """Move to a device."""
         return self
+
+
+def differentiate(
+    images: Images,
+    device: torch.device,
+    scored: Callable[[Images, slice], tuple[Tensor, Scores]],
+    count: int,
+    size: int,
+) -> JacobianAnswer:
+    """Put images through a network in parts, and go back once for each of ``count`` losses.
+
+    Args:
+        images: At least one.
+        device: Where the network is.
+        scored: From inputs and the part of the batch that they are to losses, ``(part, count)``, and logits.
+        count: Losses a sample.
+        size: Images in a part.
+    """
+    gradients, values, scores = [], [], []
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        piece = images.detach()[part]
+        inputs = piece.to(device).contiguous(memory_format=torch.channels_last).requires_grad_()
+        with torch.enable_grad():
+            value, logits = scored(inputs, part)
+        # The gradients of the input alone: no parameter's is ever computed.
+        rows = [
+            torch.autograd.grad(value[:, index].sum(), inputs, retain_graph=index + 1 < count)[0]
+            for index in range(count)
+        ]
+        gradients.append(torch.stack(rows, dim=1).to(images.device))
+        values.append(value.detach().to(images.device))
+        scores.append(logits.detach().to(images.device))
+    return JacobianAnswer(torch.cat(gradients).contiguous(), torch.cat(values), torch.cat(scores))
+
+
+def hold(images: Images, device: torch.device, scored: Callable[[Images], Scores], size: int) -> PullbackAnswer:
+    """Put images through a network in parts, and keep what the way back needs.
+
+    Args:
+        images: At least one.
+        device: Where the network is.
+        scored: From inputs to logits.
+        size: Images in a part.
+    """
+    pieces = images.detach().to(device).split(size)
+    inputs = [piece.contiguous(memory_format=torch.channels_last).requires_grad_() for piece in pieces]
+    with torch.enable_grad():
+        logits = [scored(piece) for piece in inputs]
+
+    def pull(cotangent: Tensor) -> Images:
+        parts = cotangent.detach().to(device).split(size)
+        gradients = torch.autograd.grad(logits, inputs, list(parts), retain_graph=True)
+        return torch.cat(gradients).to(images.device).contiguous()
+
+    return PullbackAnswer(torch.cat(logits).detach().to(images.device), pull)
 
 
 class ModuleTarget(Target):
@@ -182,25 +258,23 @@ class ModuleTarget(Target):
         if not len(images):
             nothing = images.new_zeros((0, count, *images.shape[1:]))
             return JacobianAnswer(nothing, images.new_zeros((0, count)), self.scores(images))
-        module = self._fast_module() if self.fast_dtype is torch.float32 else self._module
-        gradients, values, scores = [], [], []
-        size = chunk_size(images)
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            piece = images.detach()[part]
-            inputs = piece.to(self._device).contiguous(memory_format=torch.channels_last).requires_grad_()
-            with torch.enable_grad():
-                logits = module(inputs)
-                value = losses(logits, part)
-            # The gradients of the input alone: no parameter's is ever computed.
-            rows = [
-                torch.autograd.grad(value[:, index].sum(), inputs, retain_graph=index + 1 < count)[0]
-                for index in range(count)
-            ]
-            gradients.append(torch.stack(rows, dim=1).to(images.device))
-            values.append(value.detach().to(images.device))
-            scores.append(logits.detach().to(images.device))
-        return JacobianAnswer(torch.cat(gradients).contiguous(), torch.cat(values), torch.cat(scores))
+        module = self.differentiable()
+
+        def scored(inputs: Images, part: slice) -> tuple[Tensor, Scores]:
+            logits = module(inputs)
+            return losses(logits, part), logits
+
+        return differentiate(images, self._device, scored, count, chunk_size(images))
+
+    def differentiable(self) -> nn.Module:
+        """The float32 module that gradients are taken through."""
+        return self._fast_module() if self.fast_dtype is torch.float32 else self._module
+
+    def pullback(self, images: Images) -> PullbackAnswer:
+        """Pass through the float32 fast form and keep what the way back needs."""
+        if not len(images):
+            return PullbackAnswer(self.scores(images), lambda cotangent: torch.zeros_like(images))  # noqa: ARG005
+        return hold(images, self._device, self.differentiable(), chunk_size(images))
 
     def module(self) -> nn.Module:
         """Give a copy, which cannot change this target."""

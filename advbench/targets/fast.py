@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-__all__ = ["fast_form"]
+__all__ = ["fast_form", "train_mode"]
 
 
 def fast_form(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -28,3 +28,24 @@ def fast_form(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Modul
         fast = copy.deepcopy(module)
     frozen: nn.Module = fast.eval().requires_grad_(False).to(dtype)
     return frozen.to(memory_format=torch.channels_last)
+
+
+def train_mode(module: nn.Module) -> nn.Module:
+    """Put a network in train mode, but for batch norms that were folded into their convolutions before it was stored.
+
+    Such a layer has a shift and no statistics: mean 0, variance 1. Normalised by a batch's own, as in training, its
+    network is another function than the one that was learnt, and its pretrained weights are worth nothing.
+    """
+    module.train()
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d) and _is_folded(layer):
+            layer.eval()
+    return module
+
+
+def _is_folded(layer: nn.BatchNorm2d) -> bool:
+    mean, variance, shift = layer.running_mean, layer.running_var, layer.bias
+    if mean is None or variance is None or shift is None:
+        return False
+    has_statistics = mean.any() or (variance != 1).any()
+    return bool(shift.any()) and not has_statistics  # a layer that is only untrained has no shift either

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
@@ -15,6 +16,7 @@ from advbench.progress import SILENT
 from advbench.runtime import Runtime
 from advbench.targets import ClassifierSpec, ModuleTarget, Training, build_network
 from advbench.threat import Budget
+from advbench.types import Goal, Norm
 
 QUICK = Training(epochs=1, images=60)
 
@@ -53,6 +55,17 @@ def test_a_surrogate_sees_the_attackers_images_and_no_more() -> None:
         assert make is not None
         fingerprints.add(ModuleTarget(make(spec), 10).fingerprint)
     assert len(fingerprints) == 2
+
+
+@pytest.mark.parametrize("via", [None, "squeezenet1_1"])
+def test_goals_and_norms_that_a_method_does_not_serve_are_incompatible(via: str | None) -> None:
+    surrogate = via and ClassifierSpec(architecture=via, training=QUICK)
+    square: dict[str, Any] = {"attack": "square", "options": {}, "via": surrogate, "threat": "white-box"}
+    l1 = prepare(request(**square, budget=Budget(norm=Norm.L1, epsilon=10)), SILENT)
+    assert l1.incompatible == "square does not serve the norm l1: use --norm l2 or linf"
+    enhance = prepare(request(**square, goal=Goal.ENHANCE), SILENT)
+    assert enhance.incompatible == "square does not serve the goal enhance"
+    assert prepare(request(**square), SILENT).incompatible is None
 
 
 def test_weights_count_by_content_and_not_by_name(tmp_path: Path) -> None:

@@ -210,6 +210,10 @@ class TestRun:
                  "--epsilon", "0.1", "--results", str(results), "--json")
         )  # fmt: skip
         assert record["spec"]["threat"]["name"] == "white-box+true-labels"
+        mark = "was granted the true classes of the evaluation images"
+        assert mark in " ".join(call("show", record["key"], "--results", str(results)).stdout.split())
+        listed = call("list", "results", "--results", str(results)).stdout
+        assert [line.split()[0] for line in listed.splitlines() if " † " in line] == [record["key"][:10]]
         assert record["metrics"]["valid_accuracy"] > record["metrics"]["clean_accuracy"]
 
 

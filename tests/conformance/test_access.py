@@ -232,3 +232,21 @@ class TestFunctionTargets:
     def test_gradients_of_a_function_are_refused_by_the_target_itself(self) -> None:
         with pytest.raises(AccessDenied, match="function"):
             FunctionTarget(lambda images: torch.zeros(len(images)), 2).jacobian(IMAGES, lambda s, part: s[:, :1], 1)
+
+
+def test_a_part_of_the_samples_has_their_labels_and_the_same_ledger_and_grants(linear_target: MakeTarget) -> None:
+    ledger = QueryLedger(9)
+    truth, positions = torch.arange(6), torch.tensor([4, 1])
+    whole = perturb_access(
+        linear_target(), THREATS["black-box-labels"].with_true_labels(), ledger, torch.arange(3, 9), truth
+    )
+    part = whole.at(positions)
+    assert part.rows.tolist() == [7, 4]
+    assert part.true_labels.tolist() == [4, 1]
+    assert whole.true_labels.tolist() == truth.tolist()
+    part.labels(IMAGES[positions])
+    assert ledger.queries.tolist() == [0, 0, 0, 0, 1, 0, 0, 1, 0]
+    with pytest.raises(AccessDenied):
+        part.scores(IMAGES[positions])
+    with pytest.raises(AccessDenied):
+        reaches_for_test_labels(opened(linear_target(), "black-box-labels")[0].at(positions))

@@ -1,5 +1,6 @@
 """Networks by name, at the sizes they take."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from advbench.targets import (
     known_architectures,
     make_classifier,
     target_warnings,
+    train_mode,
 )
+from advbench.targets.weights import with_versions
 
 PAPERS = ("resnet50", "resnet101", "vgg16", "densenet169")
 FAMILIES = (
@@ -79,6 +82,49 @@ def test_timm_is_asked_for_where_it_is_missing() -> None:
         pytest.skip("timm is installed here")
     with pytest.raises((InvalidConfig, UnknownName)):
         build_network("timm:no_such_network", 10, 32)
+
+
+class TestTrainMode:
+    def test_a_network_that_was_stored_folded_stays_the_function_it_was(
+        self, target: ModuleTarget, digits: Dataset
+    ) -> None:
+        """Its batch norms have no statistics to update; normalised by a batch's own they would make another network."""
+        images = digits.evaluation.images(slice(0, 64))
+        whole = target.module()
+        expected = whole(images)
+        folded = target.module()
+        for kept, layer in _norms(folded):
+            _fold(kept, layer)
+        assert torch.allclose(folded(images), expected, atol=1e-3)
+        assert torch.allclose(train_mode(folded)(images), expected, atol=1e-3)
+        assert not torch.allclose(folded.train()(images), expected, atol=1)
+
+    def test_others_are_trained_as_ever(self, target: ModuleTarget) -> None:
+        for network in (target.module(), build_network("resnet18", 10, 32), build_network("mobilenet_v2", 10, 32)):
+            assert all(layer.training for layer in train_mode(network).modules())
+
+
+def _norms(network: torch.nn.Module) -> list[tuple[torch.nn.Conv2d, torch.nn.BatchNorm2d]]:
+    """A ResNet's convolutions with the batch norms that follow them."""
+    layers = list(network.modules())
+    pairs = itertools.pairwise(layers)
+    found = []
+    for layer, following in pairs:
+        if isinstance(layer, torch.nn.Conv2d) and isinstance(following, torch.nn.BatchNorm2d):
+            found.append((layer, following))
+    return found
+
+
+def _fold(convolution: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    with torch.no_grad():
+        convolution.weight.mul_(scale.view(-1, 1, 1, 1) * (1 + norm.eps) ** 0.5)
+        norm.bias.sub_(norm.running_mean * scale)
+        norm.weight.fill_(1)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1)
 
 
 class TestFastForm:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["DEGRADE", "ENHANCE", "ENHANCE_SHARED"]
+__all__ = ["DEGRADE", "DEGRADE_UNBOUNDED", "ENHANCE", "ENHANCE_SHARED"]
 
 DEGRADE: Mapping[str, Any] = {
     "objective": "logistic",
@@ -17,6 +17,9 @@ DEGRADE: Mapping[str, Any] = {
 }
 """Started large, so that the target's verdicts vary at once, with the objective whose gradient stays where they do not,
 and a discriminator that keeps up with the generator. Chosen on validation images (digits, DenseNet-169)."""
+
+DEGRADE_UNBOUNDED: Mapping[str, Any] = {**DEGRADE, "initial_scale": 1.0}
+"""Without a bound nothing squashes a large start, and gamma would spend the first epochs on shrinking it."""
 
 ENHANCE_SHARED: Mapping[str, Any] = {
     "objective": "logistic",

@@ -1,0 +1,156 @@
+"""Fitting by epochs: the best is kept by the validation images, and a killed fit goes on where it was."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from advbench.access import Access
+from advbench.checkpoint import Checkpoint
+from advbench.errors import FitDiverged
+from advbench.methods.base import Context, TrainingImages
+from advbench.progress import Task
+from advbench.seeding import seeded
+from advbench.tensors import Images, Rows
+from advbench.types import Goal
+
+__all__ = ["EpochFit"]
+
+
+class EpochFit(ABC):
+    """A fit under way: everything that a checkpoint holds, and how it goes on by one epoch.
+
+    Args:
+        access: The door to the target.
+        train: The attacker's images.
+        context: Goal, seed and the rest.
+        epochs: At most.
+        batch_size: Images a step.
+        patience: Stop after so many epochs without a better validation accuracy; None never does.
+    """
+
+    name: ClassVar[str]
+    """Of the method, for its random numbers, its checkpoint and the progress shown."""
+    advice: ClassVar[str]
+    """What to try where the figures are no longer finite."""
+
+    def __init__(
+        self, access: Access, train: TrainingImages, context: Context, *,
+        epochs: int, batch_size: int, patience: int | None = None,
+    ) -> None:  # fmt: skip
+        self.access, self.train, self.context = access, train, context
+        self.epochs, self.batch_size, self.patience = epochs, batch_size, patience
+        self.fabric = context.runtime.fabric
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch = 0
+        self.spent = access.spent()
+
+    @abstractmethod
+    def _epoch(self, task: Task, generator: torch.Generator) -> dict[str, float]:
+        """Go through one epoch, and give its figures."""
+
+    @abstractmethod
+    def _perturbed(self, images: Images) -> Images:
+        """Perturb with what has been learnt so far."""
+
+    @abstractmethod
+    def _learnt(self) -> Mapping[str, Tensor]:
+        """What is kept of the best epoch."""
+
+    @abstractmethod
+    def _stateful(self) -> dict[str, Any]:
+        """What changes from epoch to epoch: by name, things with ``state_dict`` and ``load_state_dict``."""
+
+    def _extra_state(self) -> dict[str, Any]:
+        """Attributes that a checkpoint holds beside ``_stateful``."""
+        return {}
+
+    def _begin(self) -> None:  # noqa: B027
+        """Ask what has to be known before the first epoch: by default, nothing."""
+
+    @property
+    def _steps(self) -> int:
+        """Of one epoch."""
+        return math.ceil(len(self.train.fit) / self.batch_size)
+
+    def run(self) -> None:
+        """Go on until the last epoch, or until ``patience`` epochs brought nothing; resume where a kill left off."""
+        checkpoint = None
+        if self.context.work is not None:
+            checkpoint = Checkpoint(self.context.work / f"{self.name}.ckpt", self.context.identity)
+            self._resume(checkpoint.load())
+            self.fabric.barrier()  # no process writes a checkpoint before all have read the last one
+        with self.context.progress.task(f"fitting {self.name}", total=self.epochs * self._steps) as task:
+            task.advance(len(self.history) * self._steps)
+            if not self.history:
+                self._begin()
+            while not self._is_over():
+                epoch = len(self.history)
+                with seeded(self.context.seed, self.name, "epoch", epoch) as generator:
+                    figures = self._epoch(task, generator)
+                self._finish_epoch(epoch + 1, figures)
+                task.advance(0, **{"val. accuracy": self.history[-1]["validation_accuracy"]})
+                self.spent = self._sum_over_processes(self.access.spent())
+                if checkpoint is not None and self.fabric.is_global_zero:
+                    checkpoint.save(self._state())
+
+    def _is_over(self) -> bool:
+        done = len(self.history)
+        return done >= self.epochs or (self.patience is not None and done - self.best_epoch >= self.patience)
+
+    def _finish_epoch(self, epoch: int, figures: dict[str, float]) -> None:
+        if not all(map(math.isfinite, figures.values())):
+            raise FitDiverged(f"{self.name}: figures are no longer finite in epoch {epoch}: {self.advice}")
+        accuracy = self._validation_accuracy()
+        self.history.append({"epoch": epoch, **figures, "validation_accuracy": accuracy})
+        if not self.best or self._is_better(accuracy, self.history[self.best_epoch - 1]["validation_accuracy"]):
+            self.best_epoch = epoch
+            self.best = {name: value.clone() for name, value in self._learnt().items()}
+
+    def _is_better(self, accuracy: float, than: float) -> bool:
+        # On a tie the later epoch is taken: it has learnt from more steps.
+        return accuracy <= than if self.context.goal is Goal.DEGRADE else accuracy >= than
+
+    def _validation_accuracy(self) -> float:
+        """The target's accuracy on perturbed validation images, asked once by one process."""
+        accuracy = 0.0
+        if self.fabric.is_global_zero:
+            images, right = self.train.validation, 0
+            for part in torch.arange(len(images)).split(self.batch_size):
+                perturbed = self._perturbed(images.images(part).to(self.fabric.device))
+                answers = self.access.labels(perturbed, rows=len(self.train.fit) + part)
+                right += int((answers.cpu() == images.labels[part]).sum())
+            accuracy = right / len(images)
+        return float(self.fabric.broadcast(accuracy))
+
+    def _images(self, rows: Rows) -> Images:
+        images = self.train.fit.images(rows)
+        return images.to(self.fabric.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def _share(self, rows: Rows) -> Rows:
+        """This process's part of a batch."""
+        return rows[self.fabric.global_rank :: self.fabric.world_size]
+
+    def _sum_over_processes(self, sums: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return sums
+        return cast(Tensor, self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")).cpu()
+
+    def _state(self) -> dict[str, Any]:
+        parts = {name: part.state_dict() for name, part in self._stateful().items()}
+        progress = {"history": self.history, "spent": self.spent, "best": self.best, "best_epoch": self.best_epoch}
+        return parts | progress | self._extra_state()
+
+    def _resume(self, state: Mapping[str, Any] | None) -> None:
+        if state is None:
+            return
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        for name in ("history", "best", "best_epoch", *self._extra_state()):
+            setattr(self, name, state[name])
+        if self.fabric.is_global_zero:
+            self.access.recall(state["spent"])

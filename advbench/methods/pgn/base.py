@@ -1,0 +1,203 @@
+"""What every method with a generator shares: its networks, their first weights, and how it is applied."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from advbench.access import Access
+from advbench.methods.base import Context, Method, Perturber, Setting
+from advbench.methods.pgn.networks import Generator, encoder_of
+from advbench.methods.pgn.trainer import GeneratorFit, perturbed_images
+from advbench.targets import (
+    Classifier,
+    ClassifierSpec,
+    Normalisation,
+    Training,
+    build_network,
+    imagenet_state,
+    load_into,
+    normaliser,
+    read_state,
+)
+from advbench.tensors import Images
+
+__all__ = ["FittedGenerator", "GeneratorMethod", "filled"]
+
+T = TypeVar("T")
+
+SMALL_BELOW = 64
+"""Images with shorter sides get the small profile."""
+
+
+class GeneratorMethod(Method):
+    """A method that trains PGN's generator. Where a field is None, ``resolve`` fills it in, and the record shows it.
+
+    Args:
+        profile: ``paper`` (224 pixels, ResNet-50 or -101, the full decoder) or ``small`` (ResNet-18, a quarter of the
+            decoder). None: small below 64 pixels. The fields below override it one by one.
+        encoder: Architecture of the generator's encoder. None: ResNet-50 (``pgn-101``: ResNet-101), or ResNet-18 in
+            the small profile.
+        backbone: First weights of encoder and discriminator: ``imagenet``, ``scratch``, or ``surrogate``, classifiers
+            that the attacker trains on the same images. None: ``imagenet``, or ``surrogate`` in the small profile.
+        surrogate_epochs: How long a surrogate is trained.
+        surrogate_learning_rate: Adam's for it; what starts from weights wants less, 1e-4 without batch norm.
+        encoder_weights: A local checkpoint that the encoder starts from, or its surrogate's training.
+        backbone_normalisation: What local checkpoints expect: ``none``, ``imagenet`` or ``half``.
+        decoder_width: Scales the decoder's channels. None: 1, or 1/4 in the small profile.
+        strength: PGN's lambda, a factor on M; on the command line ``--lambda``.
+        epochs: At most.
+        batch_size: Images a step.
+        learning_rate: Adam's, for the generator.
+        initial_scale: Multiplies the generator's last layer at the start.
+        schedule: Of the rates over the epochs: ``constant``, or ``cosine`` to zero.
+        averaging: Decay of the moving average of the generator over steps; 0 takes the generator itself.
+        patience: Stop after so many epochs without a better validation accuracy.
+        valid_pixels: Whether perturbed images are kept in [0, 1]. None: under a budget.
+    """
+
+    profile: Literal["paper", "small"] | None = None
+    encoder: str | None = None
+    backbone: Literal["imagenet", "surrogate", "scratch"] | None = None
+    surrogate_epochs: int = Field(default=20, ge=1)
+    surrogate_learning_rate: float = Field(default=5e-4, gt=0)
+    encoder_weights: Path | None = None
+    backbone_normalisation: Normalisation = "imagenet"
+    decoder_width: float | None = Field(default=None, gt=0, le=2)
+    strength: float = Field(default=1.0, alias="lambda", gt=0)
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    learning_rate: float | None = Field(default=None, gt=0)
+    initial_scale: float | None = Field(default=None, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    averaging: float = Field(default=0.98, ge=0, lt=1)
+    patience: int | None = Field(default=None, ge=1)
+    valid_pixels: bool | None = None
+
+    def resolve(self, setting: Setting) -> Self:
+        """Choose the profile by image size, and fill in every field that is None."""
+        by_size = "small" if setting.image_size < SMALL_BELOW else "paper"
+        small = (self.profile or by_size) == "small"
+        chosen: dict[str, Any] = {
+            "profile": by_size,
+            "encoder": "resnet18" if small else "resnet50",
+            "backbone": "surrogate" if small else "imagenet",
+            "decoder_width": 0.25 if small else 1.0,
+            "valid_pixels": setting.budget.epsilon is not None,
+        }
+        given = {name: value for name, value in self if value is not None}
+        return self.model_copy(update=chosen | self._defaults(setting, small=small) | given)
+
+    @abstractmethod
+    def _defaults(self, setting: Setting, *, small: bool) -> dict[str, Any]:
+        """Values of this method's own fields for a setting, and of the shared ones where they differ."""
+
+    def _schedule(self) -> dict[str, Any]:
+        """The part of ``Schedule`` that all methods share, once ``resolve`` has filled everything in."""
+        return {
+            "strength": self.strength,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": filled(self.learning_rate),
+            "cosine": self.schedule == "cosine",
+            "averaging": self.averaging,
+            "patience": self.patience,
+            "valid_pixels": filled(self.valid_pixels),
+        }
+
+    def _first_generator(self, context: Context) -> Generator:
+        """The generator before training, around an encoder with its first weights."""
+        return self._generator(self._classifier(self.encoder, self.encoder_weights, context), context)
+
+    def _generator(self, encoder: Classifier, context: Context) -> Generator:
+        return Generator(encoder_of(encoder), filled(self.decoder_width), context.budget, filled(self.initial_scale))
+
+    def _fitted(self, fit: GeneratorFit, remarks: Sequence[str]) -> Perturber:
+        """Take the best epoch's generator."""
+        fit.average.load_state_dict(fit.best)
+        return FittedGenerator(self, fit.average, tuple(fit.history), tuple(remarks), fit.best_epoch)
+
+    def restore(self, state: Mapping[str, Tensor], context: Context) -> Perturber:
+        """Rebuild the generator around its learnt weights."""
+        network = build_network(filled(self.encoder), context.num_classes, context.image_size)
+        generator = self._generator(Classifier(network, normaliser(self._normalisation(self.encoder_weights))), context)
+        generator.load_state_dict(dict(state))
+        generator.eval().requires_grad_(False).to(context.runtime.torch_device)
+        return FittedGenerator(self, generator, (), (), 0)
+
+    def _classifier(self, architecture: str | None, weights: Path | None, context: Context) -> Classifier:
+        """A classifier whose body serves as a backbone, with weights of its own."""
+        name = filled(architecture)
+        if self.backbone == "surrogate":
+            return context.surrogate(self.surrogate_spec(name, weights, context.seed))
+        network = build_network(name, context.num_classes, context.image_size)
+        if weights is not None:
+            load_into(network, read_state(weights), source=str(weights))
+        elif self.backbone == "imagenet":
+            load_into(network, imagenet_state(name), source="the ImageNet weights")
+        return Classifier(network, normaliser(self._normalisation(weights)))
+
+    def surrogate_spec(self, architecture: str, weights: Path | None, seed: int) -> ClassifierSpec:
+        """What the attacker trains, from local weights where they are given."""
+        return ClassifierSpec(
+            architecture=architecture,
+            init="scratch" if weights is None else str(weights),
+            normalisation=self._normalisation(weights),
+            training=Training(seed=seed, epochs=self.surrogate_epochs, learning_rate=self.surrogate_learning_rate),
+        )
+
+    def _normalisation(self, weights: Path | None) -> Normalisation:
+        if weights is not None:
+            return self.backbone_normalisation
+        return "imagenet" if self.backbone == "imagenet" else "none"
+
+    def _origin(self) -> list[str]:
+        """What stood in for ImageNet weights, where something did."""
+        if self.backbone != "surrogate":
+            return []
+        return [
+            "no ImageNet weights as they are: encoder and discriminator start from surrogates that the attacker "
+            "trained on the same fit images"
+        ]
+
+
+@dataclass(frozen=True)
+class FittedGenerator:
+    """A generator, ready to use."""
+
+    method: GeneratorMethod
+    generator: Generator
+    epochs: tuple[Mapping[str, float], ...]
+    remarks: tuple[str, ...]
+    best_epoch: int
+
+    def perturb(self, images: Images, access: Access) -> Images:  # noqa: ARG002
+        """Add M; the target is not asked."""
+        device = next(self.generator.parameters()).device
+        with torch.no_grad():
+            perturbation = self.generator(images.to(device)).to(images.device)
+        valid = bool(self.method.valid_pixels)
+        return perturbed_images(images, perturbation, self.method.strength, valid_pixels=valid)
+
+    def state(self) -> dict[str, Tensor]:
+        """The generator's weights."""
+        return {name: value.cpu().contiguous() for name, value in self.generator.state_dict().items()}
+
+    def history(self) -> Sequence[Mapping[str, float]]:
+        """Losses, L1, turned samples and accuracies by epoch."""
+        return self.epochs
+
+    def notes(self) -> Sequence[str]:
+        """What a reader should know."""
+        return self.remarks
+
+
+def filled(value: T | None) -> T:
+    """A field that ``resolve`` has filled in."""
+    assert value is not None, "resolve() comes before fit()"
+    return value
