@@ -1,5 +1,7 @@
 """Closed forms: the shortest perturbation of a linear, and of a piecewise-linear, classifier is known exactly."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from advbench.threat import THREATS, Budget
 from advbench.types import Goal, Norm
 
 NORMS = {"deepfool": [Norm.L2, Norm.LINF], "carlini-wagner": [Norm.L2], "ddn": [Norm.L2], "fmn": list(Norm)}
-OPTIONS: dict[str, dict[str, object]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     # An overshoot is 1.02 times the optimum by definition, so half a percent of it is asked for, or it is taken back.
     "deepfool": {"overshoot": 0.005},
     "carlini-wagner": {"max_steps": 200, "searches": 6, "initial_c": 0.02, "learning_rate": 0.001},
@@ -30,7 +32,7 @@ def interior(count: int, size: tuple[int, int] = (4, 4)) -> Tensor:
 
 
 def perturb(
-    target: ModuleTarget, attack: str, norm: Norm, images: Tensor, ledger: QueryLedger | None = None, **options: object
+    target: ModuleTarget, attack: str, norm: Norm, images: Tensor, ledger: QueryLedger | None = None, **options: Any
 ) -> Tensor:
     rows = torch.arange(len(images))
     ledger = ledger or QueryLedger(len(images))
@@ -59,7 +61,8 @@ def shortest_linear(weight: Tensor, scores: Tensor, norm: Norm) -> Tensor:
     gaps = scores.amax(dim=1, keepdim=True) - scores
     order = {Norm.L2: 2, Norm.LINF: torch.inf, Norm.L1: 1}[dual(norm)]
     spans = torch.linalg.vector_norm(weight[None] - weight[own][:, None], order, dim=2)
-    return (gaps / spans).scatter(1, own[:, None], torch.inf).amin(dim=1)
+    nearest: Tensor = (gaps / spans).scatter(1, own[:, None], torch.inf).amin(dim=1)
+    return nearest
 
 
 def assert_optimal(target: ModuleTarget, images: Tensor, perturbed: Tensor, norm: Norm, optimum: Tensor) -> None:
@@ -258,7 +261,7 @@ class Constant(nn.Module):
         return torch.cat([first, first.expand(-1, 3) - 1], dim=1)
 
 
-QUICK: dict[str, dict[str, object]] = {"carlini-wagner": {"max_steps": 10, "searches": 2}}
+QUICK: dict[str, dict[str, Any]] = {"carlini-wagner": {"max_steps": 10, "searches": 2}}
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])
