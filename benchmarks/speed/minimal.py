@@ -139,7 +139,9 @@ def by_torchattacks(module: nn.Module, images: Tensor, labels: Tensor, attack: s
     return partial(torchattacks.DeepFool(module, steps=50, overshoot=0.02), images, labels)
 
 
-def by_art(module: nn.Module, images: Tensor, _: Tensor, attack: str, norm: Norm, classes: int) -> Attack:
+def by_art(
+    module: nn.Module, images: Tensor, _: Tensor, attack: str, norm: Norm, classes: int, batch_size: int | None = None
+) -> Attack:
     if attack != "deepfool" or norm is not Norm.L2:
         raise ImportError("it has no such attack")
     from art.attacks.evasion import DeepFool
@@ -149,11 +151,17 @@ def by_art(module: nn.Module, images: Tensor, _: Tensor, attack: str, norm: Norm
     model = PyTorchClassifier(
         module, nn.CrossEntropyLoss(), shape, classes, clip_values=(0, 1), device_type="cpu"
     )  # fmt: skip
-    made = DeepFool(model, max_iter=50, epsilon=0.02, nb_grads=10, batch_size=len(images), verbose=False)
+    made = DeepFool(model, max_iter=50, epsilon=0.02, nb_grads=10, batch_size=batch_size or len(images), verbose=False)
     return lambda: torch.from_numpy(made.generate(images.numpy()))
 
 
-PEERS = {"adv-lib": by_adv_lib, "Foolbox": by_foolbox, "torchattacks": by_torchattacks, "ART": by_art}
+PEERS: dict[str, Callable[..., Attack]] = {
+    "adv-lib": by_adv_lib,
+    "Foolbox": by_foolbox,
+    "torchattacks": by_torchattacks,
+    "ART": by_art,
+    "ART, its default batch of 1": partial(by_art, batch_size=1),
+}
 
 
 def rivals(target: ModuleTarget, images: Tensor, attack: str, norm: Norm, console: Console) -> dict[str, Attack]:

@@ -20,7 +20,7 @@ from advbench.types import Goal, Norm
 # What the peers warn about themselves is not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-COUNT = 8
+COUNT = 6
 ORDERS = {Norm.LINF: float("inf"), Norm.L2: 2, Norm.L1: 1}
 Attack = Callable[[torch.nn.Module, Tensor, Tensor], Tensor]
 
@@ -102,8 +102,8 @@ def test_carlini_wagner(digits: Dataset, target: ModuleTarget, adv_lib: types.Mo
     peers = {
         "foolbox": foolbox_attack(
             "L2CarliniWagnerAttack",
-            binary_search_steps=3,
-            steps=25,
+            binary_search_steps=2,
+            steps=20,
             stepsize=0.02,
             initial_const=1.0,
             abort_early=False,
@@ -112,8 +112,8 @@ def test_carlini_wagner(digits: Dataset, target: ModuleTarget, adv_lib: types.Mo
             module,
             images,
             labels,
-            binary_search_steps=3,
-            max_iterations=25,
+            binary_search_steps=2,
+            max_iterations=20,
             learning_rate=0.02,
             initial_const=1.0,
             abort_early=False,
@@ -125,8 +125,8 @@ def test_carlini_wagner(digits: Dataset, target: ModuleTarget, adv_lib: types.Mo
         peers,
         digits,
         target,
-        max_steps=25,
-        searches=3,
+        max_steps=20,
+        searches=2,
         learning_rate=0.02,
         initial_c=1.0,
         abort_early=False,
@@ -135,16 +135,16 @@ def test_carlini_wagner(digits: Dataset, target: ModuleTarget, adv_lib: types.Mo
 
 def test_ddn(digits: Dataset, target: ModuleTarget, adv_lib: types.ModuleType) -> None:
     peers = {
-        "foolbox": foolbox_attack("DDNAttack", steps=25, init_epsilon=1.0, gamma=0.05),
-        "adv-lib": lambda module, images, labels: adv_lib.ddn(module, images, labels, steps=25, init_norm=1.0, γ=0.05),
+        "foolbox": foolbox_attack("DDNAttack", steps=20, init_epsilon=1.0, gamma=0.05),
+        "adv-lib": lambda module, images, labels: adv_lib.ddn(module, images, labels, steps=20, init_norm=1.0, γ=0.05),
     }
-    compare("ddn", Norm.L2, peers, digits, target, steps=25)
+    compare("ddn", Norm.L2, peers, digits, target, steps=20)
 
 
 @pytest.mark.parametrize("norm", Norm)
 def test_fmn(norm: Norm, digits: Dataset, target: ModuleTarget, adv_lib: types.ModuleType) -> None:
     peers = {
-        "foolbox": foolbox_attack(f"{'LInf' if norm is Norm.LINF else norm.upper()}FMNAttack", steps=25),
-        "adv-lib": lambda module, images, labels: adv_lib.fmn(module, images, labels, norm=ORDERS[norm], steps=25),
+        "foolbox": foolbox_attack(f"{'LInf' if norm is Norm.LINF else norm.upper()}FMNAttack", steps=20),
+        "adv-lib": lambda module, images, labels: adv_lib.fmn(module, images, labels, norm=ORDERS[norm], steps=20),
     }
-    compare("fmn", norm, peers, digits, target, steps=25)
+    compare("fmn", norm, peers, digits, target, steps=20)
