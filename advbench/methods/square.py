@@ -23,6 +23,10 @@ SHRINKING = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After each of these proposals, a square's area is half as large."""
 
 
+BLOCK = 100
+"""Proposals that random numbers are drawn for at a time."""
+
+
 def side(area: float, proposal: int, height: int, width: int, norm: Norm) -> int:
     """How wide a square is in pixels: odd and at least 3 under l2, where it has a centre."""
     share = area / (1 << sum(proposal > passed for passed in SHRINKING))
@@ -83,25 +87,39 @@ class Square(FoolingMethod):
         best = start(images, epsilon, rows, context.seed)
         result = best.clone()
         index, values = torch.arange(len(images), device=images.device), margin(access.scores(best, rows), labels)
+        draws = torch.empty(0)
         for proposal in range(self.queries - 1):
             if (fooled := values > 0).any():
                 result[index] = best
                 kept = ~fooled
                 index, images, best, values, labels = (t[kept] for t in (index, images, best, values, labels))
-                rows = rows[kept.cpu()]
+                rows, draws = rows[kept.cpu()], draws[kept.cpu()] if len(draws) else draws
             if not len(index):
                 return result
+            block, turn = divmod(proposal, BLOCK)
+            if not turn:
+                count = BLOCK * (5 + images.shape[1])
+                draws = stepwise_uniform(rows, block, count, context.seed, "square").view(len(rows), BLOCK, -1)
             wide = side(self.area, proposal, height, width, context.budget.norm)
-            draws = stepwise_uniform(rows, proposal, 5 + images.shape[1], context.seed, "square").to(images.device)
-            points = propose(images, best, epsilon, wide, draws)
-            changed = (points != best).flatten(1).any(dim=1)
-            reached = values.masked_fill(changed, 0)
-            reached[changed] = margin(access.scores(points[changed], rows[changed.cpu()]), labels[changed])
+            points = propose(images, best, epsilon, wide, draws[:, turn].to(images.device))
+            reached = self._margins(points, best, values, labels, rows, access)
             better = reached > values
-            best = torch.where(better.view(-1, 1, 1, 1), points, best)
-            values = torch.where(better, reached, values)
+            if better.any():
+                best = torch.where(better.view(-1, 1, 1, 1), points, best)
+                values = torch.where(better, reached, values)
         result[index] = best
         return result
+
+    def _margins(
+        self, points: Images, best: Images, values: Tensor, labels: Labels, rows: Rows, access: Access
+    ) -> Tensor:
+        """The margins of proposals; those that change nothing are not asked about."""
+        changed = (points != best).flatten(1).any(dim=1)
+        if changed.all():
+            return margin(access.scores(points, rows), labels)
+        reached = values.clone()
+        reached[changed] = margin(access.scores(points[changed], rows[changed.cpu()]), labels[changed])
+        return reached
 
 
 def _signs(draws: Tensor) -> Tensor:
