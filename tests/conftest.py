@@ -1,6 +1,10 @@
 """What the tests share: small real targets, quick runs, and a home that is never the user's."""
 
 import os
+
+# The tests run side by side, one process a core; more threads than cores would slow them many times. Before torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,3 +56,51 @@ def linear_target() -> Callable[..., ModuleTarget]:
         return ModuleTarget(module, classes, "linear", "linear")
 
     return make
+
+
+FACTORIES = """
+import os, signal
+from pathlib import Path
+import torch
+
+class Plain(torch.nn.Module):
+    def __init__(self, classes, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.last = torch.nn.Linear(192, classes)
+
+    def forward(self, images):
+        return self.last(torch.nn.functional.adaptive_avg_pool2d(images, 8).flatten(1))
+
+def plain(classes):
+    return Plain(classes, 0)
+
+def other(classes):
+    return Plain(classes, 1)
+
+def broken(classes):
+    raise RuntimeError("no network today")
+
+class Deadly(Plain):
+    def forward(self, images):
+        marks = Path(os.environ["DEADLY_MARKS"])
+        count = len(list(marks.glob("died-*")))
+        if count < int(os.environ["DEADLY_TIMES"]):
+            (marks / f"died-{count}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+def deadly(classes):
+    return Deadly(classes, 2)
+"""
+
+
+@pytest.fixture(scope="session")
+def factories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a module of targets that need no training, which worker processes find as well."""
+    folder = tmp_path_factory.mktemp("factories")
+    (folder / "quick_targets.py").write_text(FACTORIES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        yield "quick_targets"

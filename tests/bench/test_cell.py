@@ -59,7 +59,7 @@ def test_a_surrogate_sees_the_attackers_images_and_no_more() -> None:
 
 @pytest.mark.parametrize("via", [None, "squeezenet1_1"])
 def test_goals_and_norms_that_a_method_does_not_serve_are_incompatible(via: str | None) -> None:
-    surrogate = via and ClassifierSpec(architecture=via, training=QUICK)
+    surrogate = (ClassifierSpec(architecture=via, training=QUICK),) if via else ()
     square: dict[str, Any] = {"attack": "square", "options": {}, "via": surrogate, "threat": "white-box"}
     l1 = prepare(request(**square, budget=Budget(norm=Norm.L1, epsilon=10)), SILENT)
     assert l1.incompatible == "square does not serve the norm l1: use --norm l2 or linf"

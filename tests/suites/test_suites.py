@@ -1,0 +1,157 @@
+"""Suites: from a file to all of its results, whatever happens on the way."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from advbench.bench import RunRequest
+from advbench.cli import main
+from advbench.cli.main import request_of
+from advbench.errors import InvalidConfig, UnknownName
+from advbench.report.compare import compare
+from advbench.results import ResultStore
+from advbench.suites import State, load_suite, plan, run_locally
+from advbench.types import Status
+
+SUITE = """\
+title = "Two methods"
+seeds = [0, 1]
+
+[defaults]
+limit = 10
+target-epochs = 0
+
+[targets.small]
+target = "quick_targets:plain"
+
+[budgets."linf 0.1"]
+epsilon = 0.1
+
+[budgets.unbounded]
+
+[methods.noise]
+attack = "noise"
+
+[methods.signs]
+attack = "fgsm"
+label = "predicted"
+
+[[exclude]]
+method = "noise"
+budget = "unbounded"
+
+[scales.paper.defaults]
+limit = 20
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "two.toml"
+    path.write_text(SUITE)
+    return path
+
+
+def command(*words: str | Path | int) -> Any:
+    return CliRunner().invoke(main, list(map(str, words)))
+
+
+class TestFile:
+    def test_the_product_less_what_is_excluded(self, suite: Path) -> None:
+        cells = list(load_suite(suite).cells())
+        assert len(cells) == 1 * 2 * 2 * 2 - 2
+        assert cells[0].arguments == [
+            "--limit", "10", "--target-epochs", "0", "--target", "quick_targets:plain", "--epsilon", "0.1",
+            "--goal", "degrade", "--attack", "noise", "--seed", "0",
+        ]  # fmt: skip
+
+    def test_a_scale_changes_what_it_names(self, suite: Path) -> None:
+        assert load_suite(suite, "paper").defaults["limit"] == 20
+        with pytest.raises(UnknownName, match="paper"):
+            load_suite(suite, "papr")
+
+    @pytest.mark.parametrize(
+        ("found", "wrong", "line", "words"),
+        [
+            ("seeds = [0, 1]", "seeds = [0, 'one']", 2, "seeds.1"),
+            ("seeds = [0, 1]", "goals = ['worse']", 2, "goals"),
+            ("[methods.noise]", "[method.noise]", 16, "method"),
+            ("limit = 10", "limit = {a = 1}", 5, "limit"),
+            ('method = "noise"', 'method = "nosie"', 24, "nosie"),
+            ("epsilon = 0.1", "epsilon = ", 12, "line 12"),
+        ],
+    )
+    def test_what_is_wrong_is_named_with_its_line(
+        self, suite: Path, found: str, wrong: str, line: int, words: str
+    ) -> None:
+        suite.write_text(SUITE.replace(found, wrong, 1))
+        with pytest.raises(InvalidConfig, match=rf"line {line}\b") as error:
+            load_suite(suite)
+        assert words in str(error.value)
+
+    def test_each_cell_is_the_command_that_it_prints(self, suite: Path) -> None:
+        """An option reaches the request as it does on the command line, the method's own included."""
+        cells = {str(cell): request_of(cell.arguments) for cell in load_suite(suite).cells()}
+        signs = cells["small, linf 0.1, degrade, signs, 1"]
+        assert (signs.attack, signs.options, signs.seed, signs.budget.epsilon) == (
+            "fgsm", {"label": "predicted"}, 1, 0.1,
+        )  # fmt: skip
+
+
+class TestPlan:
+    def test_what_cannot_run_says_why_and_nothing_is_trained(self, suite: Path, home: Path, tmp_path: Path) -> None:
+        suite.write_text(SUITE + '\n[methods.bad]\nattack = "fgsm"\nlable = "true"\n')
+        before = sorted((home / "classifiers").glob("*")) if (home / "classifiers").is_dir() else []
+        planned = plan(load_suite(suite), request_of, ResultStore(tmp_path / "results"))
+        states = {str(cell.cell): (cell.state, cell.reason or "") for cell in planned}
+        assert states["small, linf 0.1, degrade, signs, 0"] == (State.TO_RUN, "")
+        assert states["small, unbounded, degrade, signs, 0"][0] is State.INCOMPATIBLE
+        assert "needs a budget" in states["small, unbounded, degrade, signs, 0"][1]
+        assert states["small, linf 0.1, degrade, bad, 0"][0] is State.INVALID
+        assert "did you mean '--label'" in states["small, linf 0.1, degrade, bad, 0"][1]
+        assert before == (sorted((home / "classifiers").glob("*")) if (home / "classifiers").is_dir() else [])
+
+
+def test_run_again_and_it_is_answered_from_the_store(suite: Path, factories: str, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    first = command("suite", "run", suite, "--results", results, "--workers", 1)
+    assert first.exit_code == 0, first.output
+    assert "4 stored" in first.output
+    before = {path: path.stat().st_mtime_ns for path in results.glob("*/record.json")}
+    assert len(before) == 4
+    again = command("suite", "run", suite, "--results", results, "--workers", 1)
+    assert again.exit_code == 0, again.output
+    assert before == {path: path.stat().st_mtime_ns for path in results.glob("*/record.json")}
+    planned = command("suite", "plan", suite, "--results", results).output
+    assert "4 stored, 2 incompatible" in planned
+    store = ResultStore(results)
+    (table,) = compare(store.records(), store)
+    assert table.methods == ["fgsm", "noise"]
+    assert table.rows[0].cells["fgsm"].seeds == [0, 1]
+
+
+@pytest.fixture
+def requests(factories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, RunRequest]:
+    monkeypatch.setenv("DEADLY_MARKS", str(tmp_path))
+    common = ["--attack", "noise", "--epsilon", "0.1", "--limit", "10", "--results", str(tmp_path / "results")]
+    return {
+        number: request_of(["--target", f"{factories}:{target}", *common])
+        for number, target in enumerate(("deadly", "broken", "plain"))
+    }
+
+
+@pytest.mark.parametrize(("times", "ending"), [(1, Status.OK), (9, Status.FAILED)])
+def test_a_worker_that_dies_takes_no_other_cell_with_it(
+    times: int, ending: Status, requests: dict[int, RunRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEADLY_TIMES", str(times))
+    done = {each.cell: each for each in run_locally(requests, workers=1, tell=lambda event: None)}
+    assert done[0].status is ending
+    if ending is Status.FAILED:
+        assert re.search("worker process died 3 times", done[0].reason or "")
+    assert done[1].status is Status.FAILED
+    assert "no network today" in (done[1].reason or "")
+    assert done[2].status is Status.OK
