@@ -72,8 +72,8 @@ def undisturbed_and_killed(tmp_path: Path, kills: int) -> None:
     assert found["files"]["state.safetensors"] == expected["files"]["state.safetensors"]
 
 
-def test_killed_three_times(tmp_path: Path) -> None:
-    undisturbed_and_killed(tmp_path, 3)
+def test_killed_once(tmp_path: Path) -> None:
+    undisturbed_and_killed(tmp_path, 1)
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def requests(factories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
-@pytest.mark.parametrize(("times", "ending"), [(1, Status.OK), (9, Status.FAILED)])
+@pytest.mark.parametrize(("times", "ending"), [(1, Status.OK), pytest.param(9, Status.FAILED, marks=pytest.mark.slow)])
 def test_a_worker_that_dies_takes_no_other_cell_with_it(
     times: int, ending: Status, requests: dict[int, RunRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
