@@ -170,7 +170,7 @@ class TestPrompt:
         self, digits: Dataset, linear: ModuleTarget
     ) -> None:
         fitted, ledger = self.fitted(digits, linear, Goal.ENHANCE, Budget(epsilon=0.3))
-        pattern = fitted.state()["pattern"]
+        pattern = fitted.state()["perturbation"]
         assert pattern.shape == (1, 3, 32, 32)
         assert (pattern[..., 4:-4, 4:-4] == 0).all()
         assert (pattern[..., :4] != 0).any()
@@ -185,13 +185,13 @@ class TestPrompt:
         fitted, _ = self.fitted(digits, linear, Goal.DEGRADE, Budget(epsilon=0.3), epochs=4)
         accuracies = [epoch["validation_accuracy"] for epoch in fitted.history()]
         validation = digits.validation.first(40, seed=1, what="")
-        kept = linear.labels((validation.images() + fitted.state()["pattern"]).clamp(0, 1)) == validation.labels
+        kept = linear.labels((validation.images() + fitted.state()["perturbation"]).clamp(0, 1)) == validation.labels
         assert kept.float().mean().item() == pytest.approx(min(accuracies))
 
     def test_scores_that_are_not_finite_end_the_fit(self, digits: Dataset) -> None:
         broken = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
         nn.init.constant_(broken.get_parameter("1.bias"), torch.nan)
-        with pytest.raises(FitDiverged, match="not finite in epoch 1"):
+        with pytest.raises(FitDiverged, match="no longer finite in epoch 1"):
             self.fitted(digits, ModuleTarget(broken, 10), Goal.ENHANCE, Budget(epsilon=0.3))
 
     @pytest.mark.parametrize(

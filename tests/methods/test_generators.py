@@ -20,7 +20,6 @@ from advbench.methods.generators.atn import rerank
 from advbench.methods.generators.gap import _Fit, log_cross_entropy
 from advbench.methods.pgn import Generator
 from advbench.methods.pgn.networks import encoder_of
-from advbench.methods.pgn.trainer import Schedule
 from advbench.runtime import Runtime
 from advbench.targets import Classifier, ModuleTarget, build_network
 from advbench.threat import THREATS, Budget
@@ -91,7 +90,7 @@ class TestStep:
         generator = Generator(encoder, 1 / 32, setup.context.budget, 1.0)
         own = copy.deepcopy(generator).eval()
         access = setup.access()
-        fit = _Fit(method, generator, Schedule(**method._schedule()), access, setup.train, setup.context)
+        fit = _Fit(method, generator, access, setup.train, setup.context)
         fit.clean_scores = torch.zeros(32, 10)
         fit._set_rates(2)
         rows = torch.arange(16)

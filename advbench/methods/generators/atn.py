@@ -6,9 +6,6 @@ from torch import Tensor
 from advbench.access import Access
 from advbench.methods.base import Context, Perturber, TrainingImages
 from advbench.methods.generators.direct import DirectFit, DirectMethod
-from advbench.methods.pgn.networks import Generator
-from advbench.methods.pgn.trainer import Schedule
-from advbench.seeding import seeded
 from advbench.tensors import Images, Labels, Scores
 from advbench.types import Goal
 
@@ -39,22 +36,11 @@ class ATN(DirectMethod):
 
     def fit(self, access: Access, train: TrainingImages, context: Context) -> Perturber:
         """Train the generator through the target."""
-        with seeded(context.seed, "atn", "init"):
-            generator = self._first_generator(context)
-        fit = _Fit(self, generator, Schedule(**self._schedule()), access, train, context)
-        fit.run()
-        return self._fitted(fit, self._origin())
+        return self._fitted(self._train(_Fit, access, train, context), self._origin())
 
 
-class _Fit(DirectFit):
+class _Fit(DirectFit[ATN]):
     name = "atn"
-
-    def __init__(
-        self, method: ATN, generator: Generator, schedule: Schedule, access: Access, train: TrainingImages,
-        context: Context,
-    ) -> None:  # fmt: skip
-        super().__init__(generator, schedule, access, train, context)
-        self.method = method
 
     def _target_loss(self, scores: Scores, clean: Scores, labels: Labels) -> Tensor:
         wanted = rerank(clean.softmax(dim=1), self._classes(clean, labels), self.method.alpha)

@@ -2,15 +2,17 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from advbench.access import Access
-from advbench.methods.base import Setting
+from advbench.methods.base import Context, Setting, TrainingImages
 from advbench.methods.pgn.base import GeneratorMethod
-from advbench.methods.pgn.trainer import GeneratorFit, StepFigures
+from advbench.methods.pgn.networks import Generator
+from advbench.methods.pgn.trainer import GeneratorFit, Schedule, StepFigures
+from advbench.seeding import seeded
 from advbench.tensors import Images, Labels, Rows, SampleLoss, Scores
 from advbench.threat import Needs
 from advbench.types import Capability, Goal
@@ -29,6 +31,17 @@ class DirectMethod(GeneratorMethod):
     def _defaults(self, setting: Setting, *, small: bool) -> dict[str, Any]:  # noqa: ARG002
         degrade = setting.goal is Goal.DEGRADE
         return {"learning_rate": 1e-3 if degrade else 5e-4, "initial_scale": 1.0 if degrade else 0.3}
+
+    def _train(self, kind: "type[F]", access: Access, train: TrainingImages, context: Context) -> "F":
+        """Train the generator through the target."""
+        with seeded(context.seed, kind.name, "init"):
+            generator = self._first_generator(context)
+        fit = kind(self, generator, access, train, context)
+        fit.run()
+        return fit
+
+
+M = TypeVar("M", bound=DirectMethod)
 
 
 @dataclass(frozen=True)
@@ -53,10 +66,24 @@ def pull_back(access: Access, perturbed: Images, loss: SampleLoss, rows: Rows) -
     return Pulled(surrogate, answer.losses.mean(), answer.scores.argmax(dim=1))
 
 
-class DirectFit(GeneratorFit):
-    """The training of a generator through the target; subclasses say by which loss."""
+class DirectFit(GeneratorFit, Generic[M]):
+    """The training of a generator through the target; subclasses say by which loss.
+
+    Args:
+        method: Its options.
+        generator: G, at its start.
+        access: The door to the target.
+        train: The attacker's images.
+        context: Goal, seed and the rest.
+    """
 
     clean_scores: Tensor | None = None
+
+    def __init__(
+        self, method: M, generator: Generator, access: Access, train: TrainingImages, context: Context
+    ) -> None:
+        super().__init__(generator, Schedule(**method._schedule()), access, train, context)
+        self.method = method
 
     @abstractmethod
     def _target_loss(self, scores: Scores, clean: Scores, labels: Labels) -> Tensor:
@@ -93,3 +120,6 @@ class DirectFit(GeneratorFit):
 
     def _extra_state(self) -> dict[str, Any]:
         return {**super()._extra_state(), "clean_scores": self.clean_scores}
+
+
+F = TypeVar("F", bound=DirectFit[Any])

@@ -11,8 +11,6 @@ from advbench.access import Access
 from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, Perturber, Setting, TrainingImages
 from advbench.methods.generators.direct import DirectFit, DirectMethod
-from advbench.methods.pgn.networks import Generator
-from advbench.methods.pgn.trainer import Schedule
 from advbench.methods.universal import FittedUniversal
 from advbench.seeding import seeded
 from advbench.tensors import Images, Labels, Scores
@@ -58,14 +56,10 @@ class GAP(DirectMethod):
 
     def fit(self, access: Access, train: TrainingImages, context: Context) -> Perturber:
         """Train the generator through the target."""
-        with seeded(context.seed, "gap", "init"):
-            generator = self._first_generator(context)
-        kind = _UniversalFit if self.universal else _Fit
-        fit = kind(self, generator, Schedule(**self._schedule()), access, train, context)
-        fit.run()
-        if self.universal:
-            return FittedUniversal(fit.best["v"].cpu(), context.budget, tuple(fit.history), tuple(self._origin()))
-        return self._fitted(fit, self._origin())
+        if not self.universal:
+            return self._fitted(self._train(_Fit, access, train, context), self._origin())
+        fit = self._train(_UniversalFit, access, train, context)
+        return FittedUniversal(fit.best["v"].cpu(), context.budget, tuple(fit.history), tuple(self._origin()))
 
     def restore(self, state: Mapping[str, Tensor], context: Context) -> Perturber:
         """Rebuild the generator, or take the perturbation as it was stored."""
@@ -74,15 +68,8 @@ class GAP(DirectMethod):
         return super().restore(state, context)
 
 
-class _Fit(DirectFit):
+class _Fit(DirectFit[GAP]):
     name = "gap"
-
-    def __init__(
-        self, method: GAP, generator: Generator, schedule: Schedule, access: Access, train: TrainingImages,
-        context: Context,
-    ) -> None:  # fmt: skip
-        super().__init__(generator, schedule, access, train, context)
-        self.method = method
 
     def _target_loss(self, scores: Scores, clean: Scores, labels: Labels) -> Tensor:
         measure = log_cross_entropy if self.method.loss == "log-cross-entropy" else _cross_entropy
