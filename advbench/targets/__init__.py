@@ -12,7 +12,7 @@ from advbench.targets.base import (
 )
 from advbench.targets.checks import target_warnings
 from advbench.targets.ensemble import EnsembleTarget, Fusion
-from advbench.targets.fast import fast_form, train_mode
+from advbench.targets.fast import fast_form, restore_batch_norms
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
 from advbench.targets.weights import imagenet_state, load_into, pinned_weights, read_state
 from advbench.targets.zoo import NORMALISATIONS, Normalisation, build_network, known_architectures, normaliser
@@ -42,6 +42,6 @@ __all__ = [
     "normaliser",
     "pinned_weights",
     "read_state",
+    "restore_batch_norms",
     "target_warnings",
-    "train_mode",
 ]

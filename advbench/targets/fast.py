@@ -3,10 +3,15 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
-__all__ = ["fast_form", "train_mode"]
+from advbench.datasets import LabelledImages
+
+__all__ = ["fast_form", "restore_batch_norms"]
+
+MEASURED_IMAGES = 256
+"""On which folded batch norms take their statistics."""
 
 
 def fast_form(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -30,17 +35,39 @@ def fast_form(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Modul
     return frozen.to(memory_format=torch.channels_last)
 
 
-def train_mode(module: nn.Module) -> nn.Module:
-    """Put a network in train mode, but for batch norms that were folded into their convolutions before it was stored.
+def restore_batch_norms(module: nn.Module, images: LabelledImages) -> None:
+    """Give batch norms that were folded into their convolutions, before a network was stored, statistics again.
 
     Such a layer has a shift and no statistics: mean 0, variance 1. Normalised by a batch's own, as in training, its
-    network is another function than the one that was learnt, and its pretrained weights are worth nothing.
+    network is another function than the one that was learnt; left as it is, rates that any other network is trained
+    with destroy it. Here each takes the moments of what reaches it as its statistics, and the scale and shift that undo
+    them: the network is the same function, and can be trained as others.
+
+    Args:
+        module: Changed in place, and put in eval mode.
+        images: That it will be trained on; some are looked at.
     """
-    module.train()
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d) and _is_folded(layer):
-            layer.eval()
-    return module
+    folded = [layer for layer in module.eval().modules() if isinstance(layer, nn.BatchNorm2d) and _is_folded(layer)]
+    if not folded:
+        return
+    hooks = [layer.register_forward_pre_hook(_take_moments) for layer in folded]
+    spread = torch.linspace(0, len(images) - 1, min(len(images), MEASURED_IMAGES)).long()
+    with torch.no_grad():
+        module(images.images(spread).to(next(module.parameters()).device))
+    for hook in hooks:
+        hook.remove()
+
+
+def _take_moments(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+    assert isinstance(layer, nn.BatchNorm2d)
+    variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
+    scale = layer.weight / (1 + layer.eps) ** 0.5
+    layer.bias.add_(scale * mean)
+    layer.weight.copy_(scale * (variance + layer.eps).sqrt())
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_(variance)
 
 
 def _is_folded(layer: nn.BatchNorm2d) -> bool:

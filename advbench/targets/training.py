@@ -19,7 +19,7 @@ from advbench.progress import Progress
 from advbench.runtime import Precision, Runtime
 from advbench.seeding import seeded
 from advbench.targets.base import Classifier, Target
-from advbench.targets.fast import train_mode
+from advbench.targets.fast import restore_batch_norms
 from advbench.targets.weights import imagenet_state, load_into, read_state, with_versions
 from advbench.targets.zoo import Normalisation, build_network, normaliser, own_factory
 
@@ -172,7 +172,9 @@ def _train(
     role: str,
 ) -> None:
     training = spec.training
-    train_mode(classifier.to(device).to(memory_format=torch.channels_last))
+    classifier.to(device).to(memory_format=torch.channels_last)
+    restore_batch_norms(classifier, images)
+    classifier.train()
     optimizer = torch.optim.Adam(classifier.parameters(), lr=training.learning_rate, fused=True)
     autocast = _autocast(device, training.precision)
     first_epoch = _resume(checkpoint, classifier, optimizer)

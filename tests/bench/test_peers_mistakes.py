@@ -3,7 +3,7 @@
 =====================================================  =======================================================
 mistake                                                test
 =====================================================  =======================================================
-DeepFool keeps the last class, not the nearest         tests/oracles: minimal perturbations, classes in any order
+DeepFool keeps the last class, not the nearest         tests/oracles/test_minimal.py: classes in any order
 DeepFool succeeds at the batch size it was run with    tests/conformance/test_methods.py: batches do not matter
 options parsed and not passed on                       tests/cli/test_command.py: every option reaches the method
 weights that drift with torchvision                    tests/targets/test_weights.py: weights are pinned by name

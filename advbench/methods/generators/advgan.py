@@ -59,8 +59,8 @@ class AdvGAN(DirectMethod):
     def fit(self, access: Access, train: TrainingImages, context: Context) -> Perturber:
         """Train generator and discriminator, and the generator through the target."""
         with seeded(context.seed, "advgan", "init"):
-            generator = self._first_generator(context)
-            backbone = self._classifier(self.discriminator, None, context)
+            generator = self._first_generator(train, context)
+            backbone = self._classifier(self.discriminator, None, train, context)
             discriminator = Discriminator(backbone, classes=0, goal=context.goal, trained="all")
         fit = _Fit(self, generator, discriminator, access, train, context)
         fit.run()

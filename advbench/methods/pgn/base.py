@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from advbench.access import Access
-from advbench.methods.base import Context, Method, Perturber, Setting
+from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
 from advbench.methods.pgn.networks import Generator, encoder_of
 from advbench.methods.pgn.trainer import GeneratorFit, perturbed_images
 from advbench.targets import (
@@ -24,6 +24,7 @@ from advbench.targets import (
     load_into,
     normaliser,
     read_state,
+    restore_batch_norms,
 )
 from advbench.tensors import Images
 
@@ -110,9 +111,9 @@ class GeneratorMethod(Method):
             "valid_pixels": filled(self.valid_pixels),
         }
 
-    def _first_generator(self, context: Context) -> Generator:
+    def _first_generator(self, train: TrainingImages, context: Context) -> Generator:
         """The generator before training, around an encoder with its first weights."""
-        return self._generator(self._classifier(self.encoder, self.encoder_weights, context), context)
+        return self._generator(self._classifier(self.encoder, self.encoder_weights, train, context), context)
 
     def _generator(self, encoder: Classifier, context: Context) -> Generator:
         return Generator(encoder_of(encoder), filled(self.decoder_width), context.budget, filled(self.initial_scale))
@@ -130,7 +131,9 @@ class GeneratorMethod(Method):
         generator.eval().requires_grad_(False).to(context.runtime.torch_device)
         return FittedGenerator(self, generator, (), (), 0)
 
-    def _classifier(self, architecture: str | None, weights: Path | None, context: Context) -> Classifier:
+    def _classifier(
+        self, architecture: str | None, weights: Path | None, train: TrainingImages, context: Context
+    ) -> Classifier:
         """A classifier whose body serves as a backbone, with weights of its own."""
         name = filled(architecture)
         if self.backbone == "surrogate":
@@ -140,7 +143,9 @@ class GeneratorMethod(Method):
             load_into(network, read_state(weights), source=str(weights))
         elif self.backbone == "imagenet":
             load_into(network, imagenet_state(name), source="the ImageNet weights")
-        return Classifier(network, normaliser(self._normalisation(weights)))
+        classifier = Classifier(network, normaliser(self._normalisation(weights)))
+        restore_batch_norms(classifier, train.fit)
+        return classifier
 
     def surrogate_spec(self, architecture: str, weights: Path | None, seed: int) -> ClassifierSpec:
         """What the attacker trains, from local weights where they are given."""

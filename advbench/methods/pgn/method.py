@@ -108,9 +108,9 @@ class PGN(GeneratorMethod):
             InvalidWeights: The backbone's weights are missing or do not fit.
         """
         with seeded(context.seed, "pgn", "init"):
-            generator = self._first_generator(context)
+            generator = self._first_generator(train, context)
             discriminator = Discriminator(
-                self._discriminator_backbone(access, context),
+                self._discriminator_backbone(access, train, context),
                 classes=context.num_classes if self.label_aware else 0,
                 goal=context.goal,
                 trained=filled(self.train_discriminator),
@@ -130,11 +130,11 @@ class PGN(GeneratorMethod):
             discriminator_learning_rate=filled(self.discriminator_learning_rate),
         )
 
-    def _discriminator_backbone(self, access: Access, context: Context) -> Classifier:
+    def _discriminator_backbone(self, access: Access, train: TrainingImages, context: Context) -> Classifier:
         if self.discriminator != "target":
-            return self._classifier(self.discriminator, self.discriminator_weights, context)
+            return self._classifier(self.discriminator, self.discriminator_weights, train, context)
         if context.goal is Goal.DEGRADE:
-            return self._classifier(access.structure, self.discriminator_weights, context)
+            return self._classifier(access.structure, self.discriminator_weights, train, context)
         shared = access.module()
         return shared if isinstance(shared, Classifier) else Classifier(shared, nn.Identity())
 

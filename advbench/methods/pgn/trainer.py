@@ -17,7 +17,7 @@ from advbench.methods.base import Context, TrainingImages
 from advbench.methods.epochs import EpochFit
 from advbench.methods.pgn.networks import Discriminator, Generator
 from advbench.progress import Task
-from advbench.targets import epoch_batches, train_mode
+from advbench.targets import epoch_batches
 from advbench.tensors import Images, Labels, Rows
 
 __all__ = ["GameFigures", "GameFit", "GeneratorFit", "Schedule", "StepFigures", "perturbed_images"]
@@ -116,7 +116,7 @@ class GeneratorFit(EpochFit):
         assert self.clean is not None
         totals: dict[str, Tensor] = {}
         turned = torch.zeros(4, dtype=torch.float64)
-        train_mode(self.generator)
+        self.generator.train()
         batches = epoch_batches(len(self.train.fit), self.batch_size, generator)
         for batch in batches:
             self._set_rates(len(batches))
