@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check slow clean
+.PHONY: run test check slow docs clean
 
 run: .venv/installed
 	$(BIN)/advbench run --attack pgn-b --target densenet169 --epsilon 0.3 --epochs 12
@@ -18,6 +18,9 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	$(BIN)/mkdocs build --strict
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable .
@@ -27,5 +30,9 @@ check: .venv/installed-dev
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

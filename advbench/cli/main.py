@@ -34,6 +34,10 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the whole rec
 @click.version_option(package_name="advbench")
 def main() -> None:
     """Measure how far small additive perturbations push an image classifier: worse and better."""
+    # A script that pip installs does not look into the working folder, where one's own MODULE:FACTORY lies.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
