@@ -23,22 +23,21 @@ seeds = [0, 1, 2, 3]
 limit = 40
 device = "cpu"
 epsilon = 0.3
-target-epochs = 3
-target-images = 200
+target-epochs = 5
 
-[targets.resnet18]
-target = "resnet18"
+[targets.small]
+target = "quick_targets:plain"
 
 [methods.noise]
 attack = "noise"
 
-[methods.pgd]
-attack = "pgd"
+[methods.prompt]
+attack = "prompt"
 
 [methods.pgn-b]
 attack = "pgn-b"
-epochs = 8
-fit-images = 150
+epochs = 3
+fit-images = 100
 backbone = "scratch"
 decoder-width = 0.05
 """
@@ -119,7 +118,7 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed(factories: str, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     started = time.perf_counter()
     results = Machine(tmp_path_factory.mktemp("undisturbed") / "machine", "--workers", "2").finish()
     return Undisturbed(results, time.perf_counter() - started)
