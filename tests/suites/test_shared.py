@@ -93,7 +93,7 @@ class TestUrl:
         with pytest.raises(InvalidConfig, match="cannot use --results nowhere://x"):
             ResultStore("nowhere://x")
         suite = tmp_path / "suite.toml"
-        suite.write_text('title = "One"\n[defaults]\ntarget = "resnet18"\n[methods.noise]\nattack = "noise"\n')
+        suite.write_text('title = "One"\n[defaults]\ntarget = "resnet18"\nepsilon = 0.1\n[methods.noise]\nattack = "noise"\n')
         for options, words in (
             (["--results", url], "one process alone"),
             (["--address", "here:1"], "--address means nothing with --executor local"),
@@ -102,6 +102,10 @@ class TestUrl:
             refused = command("suite", "run", suite, "--results", tmp_path, *options)
             assert refused.exit_code == 2
             assert words in refused.output
+        pytest.importorskip("ray")
+        refused = command("suite", "run", suite, "--results", tmp_path, "--executor", "ray", "--address", "127.0.0.1:9")
+        assert refused.exit_code == 2
+        assert "no Ray cluster at '127.0.0.1:9'" in refused.output
         monkeypatch.setenv("ADVBENCH_HOME", "s3://bucket/home")
         with pytest.raises(InvalidConfig, match="name a folder"):
             home_folder()
