@@ -10,6 +10,7 @@ from advbench.results.record import (
     Phase,
     TargetIdentity,
 )
+from advbench.results.remote import is_url
 from advbench.results.store import ResultStore
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "ResultStore",
     "TargetIdentity",
     "environment",
+    "is_url",
 ]
