@@ -1,6 +1,7 @@
 """The command's groups and options."""
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the whole rec
 def main() -> None:
     """Measure how far small additive perturbations push an image classifier: worse and better."""
     # A script that pip installs does not look into the working folder, where one's own MODULE:FACTORY lies.
-    here = str(Path.cwd())
+    here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
 
