@@ -41,7 +41,9 @@ class Outcome:
     folder: Path
 
 
-def run_cell(request: RunRequest, progress: Progress, workshop: Workshop | None = None) -> Outcome | None:
+def run_cell(
+    request: RunRequest, progress: Progress, workshop: Workshop | None = None, *, wait: bool = True
+) -> Outcome | None:
     """Run a request, or answer it from the store.
 
     A method that fails, asks for too much or does not fit is contained: the record says so, and has no metrics. In a
@@ -51,8 +53,10 @@ def run_cell(request: RunRequest, progress: Progress, workshop: Workshop | None 
         request: What to run.
         progress: Told what is going on.
         workshop: Keeps the dataset and the target for the next run of this process.
+        wait: For another process that is making this very result.
 
     Raises:
+        ResultClaimed: There is such a process, and ``wait`` is false.
         AdvbenchError: The request itself cannot be met: an unknown name, missing data, a folder that is not writable.
     """
     store = ResultStore(request.results)
@@ -64,7 +68,7 @@ def run_cell(request: RunRequest, progress: Progress, workshop: Workshop | None 
         if store.finished(key) is None and prepared.incompatible is None:
             _fit(prepared, progress, store.work_folder(key))
         return None
-    with store.working(key) as work:
+    with store.working(key, wait=wait) as work:
         found = store.finished(key)
         if found is not None:
             return Outcome(found, True, store.folder(key))

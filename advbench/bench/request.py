@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from advbench.bench.diagnose import PROBED_IMAGES, target_flags
 from advbench.bench.evaluate import Answers, clean_answers
@@ -49,7 +49,7 @@ class RunRequest(BaseModel):
         seed: Of everything random.
         runtime: Where to compute.
         batch_size: Evaluation images at a time.
-        results: The folder of results.
+        results: The folder of results, or a URL.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +70,7 @@ class RunRequest(BaseModel):
     seed: int = 0
     runtime: Runtime = Runtime()
     batch_size: int = Field(default=128, ge=1)
-    results: Path = Path("advbench-results")
+    results: Annotated[str, BeforeValidator(str)] = "advbench-results"
 
     @field_validator("via", mode="before")
     @classmethod

@@ -34,7 +34,7 @@ def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
         figures["triplets"] = triplets(examples["clean"], examples["perturbed"], predictions)
     if record.history:
         figures["convergence"] = convergence(record)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in figures.items():
         for suffix in (".png", ".pdf"):

@@ -11,6 +11,7 @@ from advbench.results.record import (
     Phase,
     TargetIdentity,
 )
+from advbench.results.remote import is_url
 from advbench.results.store import ResultStore
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ResultStore",
     "TargetIdentity",
     "environment",
+    "is_url",
     "legend",
     "marks",
 ]
