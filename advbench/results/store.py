@@ -160,9 +160,9 @@ class ResultStore:
             self._remote.publish(self.folder(record.key), last=RECORD)
         return saved
 
-    def samples(self, record: CellRecord) -> pa.Table:
-        """One row an evaluation image."""
-        return pq.read_table(self.file(record, SAMPLES))
+    def samples(self, record: CellRecord, columns: Sequence[str] | None = None) -> pa.Table:
+        """One row an evaluation image; all columns, or those that are named."""
+        return pq.read_table(self.file(record, SAMPLES), columns=columns)
 
     def tensors(self, record: CellRecord, stem: str) -> dict[str, Tensor]:
         """A tensor file's content; empty where the result has none of that name."""

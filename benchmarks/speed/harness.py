@@ -76,9 +76,9 @@ def measure(target: str, cells: int, limit: int, results: str) -> NDArray[np.flo
         request = request_of([f"--{name}={value}" for name, value in options.items()])
         # The target's training takes the seed as well; here all cells are to share it.
         before, started = watch.spent.copy(), now()
-        done = work(number, request.model_copy(update={"seed": number}), workshop, lambda _: None)
-        if done.status is not Status.OK:
-            raise click.ClickException(f"cell {number} ended {done.status}: {done.reason}")
+        done = work(number, request.model_copy(update={"seed": number}), workshop, lambda _: None, wait=True)
+        if done is None or done.status is not Status.OK:
+            raise click.ClickException(f"cell {number} left no result: {done}")
         whole = now() - started
         found.append([whole, whole - (watch.spent - before)])
     return 1000 * np.array(found[1:])
