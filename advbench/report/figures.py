@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from advbench.results import CellRecord, ResultStore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 __all__ = ["amplification", "convergence", "draw_figures", "figure_of", "triplets"]
 
@@ -50,7 +50,7 @@ def figure_of(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def triplets(clean: Tensor, perturbed: Tensor, predictions: Sequence[tuple[str, ...]]) -> "Figure":
+def triplets(clean: "Tensor", perturbed: "Tensor", predictions: Sequence[tuple[str, ...]]) -> "Figure":
     """Image, amplified perturbation and perturbed image, side by side, with the classes that the target sees.
 
     Args:
@@ -87,7 +87,7 @@ def triplets(clean: Tensor, perturbed: Tensor, predictions: Sequence[tuple[str, 
     return figure
 
 
-def amplification(delta: Tensor) -> float:
+def amplification(delta: "Tensor") -> float:
     """The largest of 1, 2, 5, 10, ... that leaves nearly all of the perturbation within the grey range."""
     reach = float(delta.abs().flatten().quantile(0.99)) if delta.numel() <= 2**24 else float(delta.abs().max())
     steps = (1, 2, 5, 10, 20, 50, 100)
