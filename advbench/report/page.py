@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from advbench.report.compare import ComparedTable, method_label, target_label
-from advbench.report.figures import amplification
 from advbench.report.formats import comparison_grid, percent
+from advbench.report.plots import Drawing, amplification
 from advbench.results import CellRecord, ResultStore
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def render_page(
     question: str,
     runs: Sequence[Run],
     tables: Sequence[ComparedTable],
-    figures: "Mapping[str, tuple[Figure, str]]",
+    figures: Mapping[str, Drawing],
     store: ResultStore,
 ) -> str:
     """Write the page. It asks for nothing over a network, and works from a disk.
@@ -61,7 +61,7 @@ def render_page(
         question: What it answers.
         runs: Every run, with and without a result.
         tables: The comparison.
-        figures: By name, each with what it shows in words.
+        figures: By name.
         store: Where per-image results lie.
     """
     from jinja2 import Environment, PackageLoader  # lazy: only this needs it
@@ -75,7 +75,7 @@ def render_page(
         version=version("advbench"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         tables=[_table(table) for table in tables],
-        figures=[{"source": _svg(figure), "words": words} for figure, words in figures.values()],
+        figures=[{"source": _svg(each.figure), "title": each.title, "words": each.alt} for each in figures.values()],
         gallery=_gallery(done, store),
         without=[vars(run) for run in runs if run.record is None],
         runs=[_run(run.record, run) for run in done if run.record is not None],
