@@ -19,7 +19,10 @@ from advbench.tensors import Images, Labels, Rows
 from advbench.threat import Budget
 from advbench.types import Capability, Goal
 
-__all__ = ["Evaluation", "accuracy", "check_perturbed", "evaluate"]
+__all__ = ["Answers", "Evaluation", "accuracy", "check_perturbed", "clean_answers", "evaluate"]
+
+Answers = dict[str, Tensor]
+"""Predicted classes and, where there are scores, their softmax, by the names of their columns."""
 
 TOLERANCE = 1e-6
 """On the budget, relative and absolute: what float32 rounding of ``x + delta`` can add."""
@@ -114,11 +117,20 @@ def accuracy(target: Target, images: LabelledImages, batch_size: int = 256) -> P
     Raises:
         InvalidData: The target gave answers from which no class can be read.
     """
-    hits = [
-        dict(_answers(target, "clean", images.images(rows)))["clean_prediction"] == images.labels[rows]
-        for rows in torch.arange(len(images)).split(batch_size)
+    predicted = clean_answers(target, images, batch_size)["clean_prediction"]
+    return proportion((predicted == images.labels).numpy())
+
+
+def clean_answers(target: Target, images: LabelledImages, batch_size: int) -> Answers:
+    """Ask the target about the images as they are, in float32.
+
+    Raises:
+        InvalidData: The target gave answers from which no class can be read.
+    """
+    pieces = [
+        dict(_answers(target, "clean", images.images(rows))) for rows in torch.arange(len(images)).split(batch_size)
     ]
-    return proportion(torch.cat(hits).numpy())
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def evaluate(
@@ -129,9 +141,10 @@ def evaluate(
     budget: Budget,
     goal: Goal,
     batch_size: int,
+    clean_answers: Answers,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Perturb every image, then score clean, raw, valid and 8-bit versions in passes of their own.
+    """Perturb every image, then score raw, valid and 8-bit versions in passes of their own.
 
     Args:
         target: Scored in float32, as it is.
@@ -140,6 +153,7 @@ def evaluate(
         budget: Checked on every image.
         goal: Decides which examples are kept.
         batch_size: Images at a time.
+        clean_answers: The target's answers on the images as they are.
         advance: Told how many images are done.
 
     Raises:
@@ -157,7 +171,7 @@ def evaluate(
         perturbed = perturb(clean.clone(), rows).detach()
         seconds += time.perf_counter() - started
         check_perturbed(perturbed, clean, budget)
-        before = dict(_answers(target, "clean", clean))
+        before = {name: values[rows] for name, values in clean_answers.items()}
         after = dict(_answers(target, "raw", perturbed))
         valid = dict(_answers(target, "valid", perturbed.clamp(0, 1)))
         rounded = dict(_answers(target, "uint8", to_uint8(perturbed)))

@@ -1,5 +1,6 @@
 """What a result was computed with."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -15,23 +16,29 @@ PACKAGES = ("advbench", "torch", "torchvision", "numpy", "lightning-fabric", "sc
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device, threads, and the git revision of the folder that the command was run in."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": dict(_versions()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "processors": os.cpu_count(),
+        "git": None if (git := _git()) is None else dict(git),
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "processors": os.cpu_count(),
-        "git": _git(),
-    }
+    return versions
 
 
+@functools.cache  # two processes are started for it, and many runs share one
 def _git() -> dict[str, Any] | None:
     """The user's own checkout, where there is one: the revision their results go with."""
     try:

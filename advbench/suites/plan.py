@@ -85,7 +85,7 @@ def _planned(
     times: Mapping[tuple[str, ...], float],
 ) -> PlannedCell:
     try:
-        request = parse(cell.arguments).model_copy(update={"results": store.root})
+        request = parse(cell.arguments).model_copy(update={"results": store.location})
         build_method(request.attack, dict(request.options))
         reason = why_incompatible(request)
     except AdvbenchError as error:

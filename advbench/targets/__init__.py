@@ -10,7 +10,6 @@ from advbench.targets.base import (
     Target,
     chunk_size,
 )
-from advbench.targets.checks import target_warnings
 from advbench.targets.ensemble import EnsembleTarget, Fusion
 from advbench.targets.fast import fast_form, train_mode
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
@@ -42,6 +41,5 @@ __all__ = [
     "normaliser",
     "pinned_weights",
     "read_state",
-    "target_warnings",
     "train_mode",
 ]
