@@ -58,15 +58,24 @@ class Drawing:
     alt: str
 
 
-def save(drawings: Mapping[str, Drawing], folder: Path) -> list[Path]:
-    """Write figures by their names as PNG, PDF and SVG, and return the PNG files."""
+def save(
+    drawings: Mapping[str, Drawing], folder: Path, suffixes: Sequence[str] = SUFFIXES, dots: int = 200
+) -> list[Path]:
+    """Write figures by their names, and return the PNG files.
+
+    Args:
+        drawings: What to write.
+        folder: Made where it is not there.
+        suffixes: In which forms; PNG is one of them.
+        dots: An inch, of PNG.
+    """
     import matplotlib as mpl  # lazy: takes most of a second
 
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "advbench"}):
         for name, drawing in drawings.items():
-            for suffix in SUFFIXES:
-                drawing.figure.savefig(folder / f"{name}{suffix}", dpi=200, metadata=UNDATED.get(suffix))
+            for suffix in suffixes:
+                drawing.figure.savefig(folder / f"{name}{suffix}", dpi=dots, metadata=UNDATED.get(suffix))
     return [folder / f"{name}.png" for name in drawings]
 
 
