@@ -33,7 +33,7 @@ __all__ = ["Archive", "ArchivedFigure", "Manifest", "SuiteIdentity", "write_arch
 
 MANIFEST, SAMPLES, FIGURES = "manifest.json", "samples.parquet", "figures"
 
-KEPT = ("id", "label", "clean_prediction", "raw_prediction", "valid_prediction", "uint8_prediction")
+KEPT = ["id", "label", "clean_prediction", "raw_prediction", "valid_prediction", "uint8_prediction"]
 """Of each image: what the tables, with their paired tests, are made from."""
 
 DOTS = 110
@@ -161,7 +161,7 @@ def write_archive(folder: Path, manifest: Manifest, store: ResultStore) -> list[
         figures = save(drawings, folder / FIGURES, suffixes=(".png",), dots=DOTS)
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"cannot write the report {folder}: {error}; name a folder that is writable") from error
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1, exclude_none=True) + "\n")
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     pages = Archive(folder).pages()
     for name, text in pages.items():
         write_text(folder / name, text)

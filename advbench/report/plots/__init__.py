@@ -17,13 +17,13 @@ __all__ = ["Drawing", "amplification", "comparison_figures", "draw_figures", "re
 
 
 def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
-    """Draw what one result has into its ``figures`` folder, and return the PNG files."""
+    """Draw what one result has into its ``figures`` folder, as PNG and PDF, and return the PNG files."""
     drawn = {
         "triplets": triplets(record, store),
         "convergence": convergence(record) if record.history else None,
         "confusion": confusion(record, store) if record.metrics is not None else None,
     }
-    return save(_there(drawn), store.folder(record.key) / "figures")
+    return save(_there(drawn), store.folder(record.key) / "figures", suffixes=(".png", ".pdf"))
 
 
 def comparison_figures(

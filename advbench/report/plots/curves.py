@@ -48,7 +48,7 @@ def convergence(record: CellRecord) -> Drawing:
 
 def convergence_by(records: Sequence[CellRecord]) -> list[Drawing]:
     """The same for PGNs that differ in gamma or objective alone; seeds are averaged."""
-    fitted = [record for record in records if record.history and "gamma" in record.spec.parameters]
+    fitted = [record for record in records if record.history and set(VARIED) <= record.spec.parameters.keys()]
     drawings = []
     for name, group in grouped(fitted, _setting).items():
         differing = [each for each in VARIED if len({record.spec.parameters[each] for record in group}) > 1]

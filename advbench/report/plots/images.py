@@ -77,7 +77,7 @@ def amplification(delta: Tensor) -> float:
 
 def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]:
     """The same images perturbed under several gammas, for PGNs that differ in it alone; of several seeds the first."""
-    fitted = [record for record in records if record.spec.parameters.get("gamma") is not None]
+    fitted = [record for record in records if {"gamma", "objective"} <= record.spec.parameters.keys()]
     drawings = []
     for name, group in grouped(fitted, _setting).items():
         by_value = {record.spec.parameters["gamma"]: record for record in sorted(group, key=lambda r: -r.spec.seed)}
@@ -98,7 +98,8 @@ def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]
 
 def _setting(record: CellRecord) -> str:
     spec = record.spec
-    return f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.parameters['objective']}"
+    place = f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.budget}"
+    return f"{place}, {spec.parameters['objective']}"
 
 
 def _row(

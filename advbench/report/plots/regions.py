@@ -46,6 +46,7 @@ def regions(
         kept[name] = float((predicted == truth).mean())
     shown = [Patch(color=colour, label=classes[each]) for each, colour in zip(named, colours, strict=False)]
     shown += [Patch(color=OTHER, label="others")] if (largest > 0).sum() > len(named) else []
-    figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), fontsize=7, frameon=False)
+    wide = max(1, int(figure.get_figwidth() / (0.5 + 0.065 * max(len(classes[each]) for each in named))))
+    figure.legend(handles=shown, loc="outside lower center", ncols=min(len(shown), wide), fontsize=7, frameon=False)
     words = "; ".join(f"{name} sees {classes[truth]} on {share:.0%} of it" for name, share in kept.items())
     return Drawing(figure, f"Decision regions around a {classes[truth]}", f"The plane through one image: {words}.")

@@ -77,7 +77,11 @@ def _scatter(
     *,
     front: bool = False,
 ) -> Drawing | None:
-    kept = [table for table in tables if len(table.methods) > 1]
+    kept = [
+        table
+        for table in tables
+        if len(table.methods) > 1 and any(place(cell)[0] for row in table.rows for cell in row.cells.values())
+    ]
     if not kept:
         return None
     figure, axes = panels([table.title for table in kept], height=3.2)
