@@ -138,7 +138,7 @@ def test_transfer_has_a_square_for_each_pair(drawings: dict[str, Drawing]) -> No
 def test_convergence_has_four_panels_and_a_curve_for_each_gamma(drawings: dict[str, Drawing]) -> None:
     panels = drawings["convergence-1"].figure.axes
     assert [panel.get_title()[:3] for panel in panels] == ["(A)", "(B)", "(C)", "(D)"]
-    (l1,) = {tuple(line.get_ydata()) for line in panels[1].get_lines()}
+    (l1,) = {tuple(np.asarray(line.get_ydata()).tolist()) for line in panels[1].get_lines()}
     assert l1 == pytest.approx((0.1, 0.2, 0.3))
     assert {line.get_label() for line in panels[1].get_lines()} == {"gamma 0.1", "gamma 3.0"}
 
