@@ -87,7 +87,7 @@ def labelled(drawing: Drawing, label: str) -> list[Any]:
 def test_there_is_every_kind_of_figure_with_words_and_files(drawings: dict[str, Drawing], tmp_path: Path) -> None:
     kinds = {name.partition("-")[0] for name in drawings}
     assert kinds == {
-        "epsilon", "queries", "norms", "transfer", "cost", "convergence", "gamma", "triplets", "confusion",
+        "epsilon", "queries", "time", "gradients", "norms", "transfer", "convergence", "gamma", "triplets", "confusion",
     }  # fmt: skip
     assert all(drawing.title and len(drawing.alt) > 40 for drawing in drawings.values())
     save({"epsilon": drawings["epsilon"]}, tmp_path / "one")

@@ -9,7 +9,7 @@ from advbench.report.plots.drawing import Drawing, save
 from advbench.report.plots.images import amplification, by_gamma, triplets
 from advbench.report.plots.matrices import confusion, transfer
 from advbench.report.plots.regions import regions
-from advbench.report.plots.strength import against_epsilon, cost_against_strength, norms, queries_against_success
+from advbench.report.plots.strength import against_epsilon, against_gradients, against_queries, against_time, norms
 from advbench.results import CellRecord, ResultStore
 from advbench.types import Goal, Status
 
@@ -39,7 +39,6 @@ def comparison_figures(
     done = [record for record in records if record.status is Status.OK]
     shown = _shown(done, tables)
     several: dict[str, Sequence[Drawing | None]] = {
-        "cost": cost_against_strength(tables),
         "convergence": convergence_by(done),
         "gamma": by_gamma(done, store),
         "triplets": [triplets(record, store) for record in shown],
@@ -48,7 +47,9 @@ def comparison_figures(
     return _there(
         {
             "epsilon": against_epsilon(done),
-            "queries": queries_against_success(tables),
+            "time": against_time(tables),
+            "gradients": against_gradients(tables),
+            "queries": against_queries(tables),
             "norms": norms(done, store),
             "transfer": transfer(done),
             **{f"{name}-{number}": each for name, own in several.items() for number, each in enumerate(own, start=1)},

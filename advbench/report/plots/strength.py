@@ -1,4 +1,4 @@
-"""How far methods go: against epsilon, queries, cost, and the size of what they add."""
+"""How far methods go: against epsilon, time, gradients and queries, and the size of what they add."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,9 +10,7 @@ from advbench.report.plots.drawing import GREY, Drawing, grouped, legend, looks,
 from advbench.results import CellRecord, ResultStore
 from advbench.types import Goal
 
-__all__ = ["against_epsilon", "cost_against_strength", "norms", "queries_against_success"]
-
-Place = tuple[float | None, float | None]
+__all__ = ["against_epsilon", "against_gradients", "against_queries", "against_time", "norms"]
 
 
 def against_epsilon(records: Sequence[CellRecord]) -> Drawing | None:
@@ -51,36 +49,29 @@ def against_epsilon(records: Sequence[CellRecord]) -> Drawing | None:
     return Drawing(figure, "Accuracy against epsilon", f"A line a method, a band over seeds. {'; '.join(words)}.")
 
 
-def queries_against_success(tables: Sequence[ComparedTable]) -> Drawing | None:
-    """The share of images whose class changed against the queries an image that it took, a panel a table."""
-    title = "Success against queries"
-    return _scatter(tables, title, lambda cell: (cell.queries, cell.fooling_rate), "queries an image", "changed, %")
+def against_time(tables: Sequence[ComparedTable]) -> Drawing | None:
+    """Accuracy against milliseconds an image."""
+    return _against(tables, "Accuracy against time", "ms an image", lambda cell: cell.ms_per_image)
 
 
-def cost_against_strength(tables: Sequence[ComparedTable]) -> list[Drawing]:
-    """Accuracy against milliseconds and against gradients an image; what nothing cheaper beats is joined (Pareto)."""
-    drawn = (
-        _scatter(tables, "Time against strength", lambda c: (c.ms_per_image, c.accuracy), "ms an image", front=True),
-        _scatter(
-            tables, "Gradients against strength", lambda c: (c.gradients, c.accuracy), "gradients an image", front=True
-        ),
-    )
-    return [drawing for drawing in drawn if drawing is not None]
+def against_gradients(tables: Sequence[ComparedTable]) -> Drawing | None:
+    """Accuracy against the target's gradients an image in use; what was fitted beforehand has spent them there."""
+    return _against(tables, "Accuracy against gradients", "gradients an image", lambda cell: cell.gradients)
 
 
-def _scatter(
-    tables: Sequence[ComparedTable],
-    title: str,
-    place: Callable[[ComparedCell], Place],
-    horizontal: str,
-    vertical: str = "accuracy, %",
-    *,
-    front: bool = False,
+def against_queries(tables: Sequence[ComparedTable]) -> Drawing | None:
+    """Accuracy against queries an image in use."""
+    return _against(tables, "Accuracy against queries", "queries an image", lambda cell: cell.queries)
+
+
+def _against(
+    tables: Sequence[ComparedTable], title: str, unit: str, cost: Callable[[ComparedCell], float | None]
 ) -> Drawing | None:
+    """A panel for each table where anything costs something; what nothing cheaper beats is joined (Pareto)."""
     kept = [
         table
         for table in tables
-        if len(table.methods) > 1 and any(place(cell)[0] for row in table.rows for cell in row.cells.values())
+        if len(table.methods) > 1 and any(cost(cell) for row in table.rows for cell in row.cells.values())
     ]
     if not kept:
         return None
@@ -90,25 +81,21 @@ def _scatter(
     for panel, table in zip(axes, kept, strict=True):
         points: list[tuple[float, float, str]] = []
         for method in table.methods:
-            places = [place(row.cells[method]) for row in table.rows if method in row.cells]
+            cells = [row.cells[method] for row in table.rows if method in row.cells]
+            places = [(cost(cell), cell.accuracy) for cell in cells]
             known = [(x, 100 * y, method) for x, y in places if x is not None and y is not None]
             if known:
                 look = {name: styles[method][name] for name in ("color", "marker")}
                 panel.scatter([x for x, _, _ in known], [y for _, y, _ in known], **look, s=24, label=method)
             points += known
-        panel.set_xscale("symlog", linthresh=1 if not front else 0.1)
-        panel.set(xlabel=horizontal, ylabel=vertical, ylim=(-3, 103))
+        panel.set_xscale("symlog", linthresh=0.1)
+        panel.set(xlabel=unit, ylabel="accuracy, %", ylim=(-3, 103))
         panel.set_xlim(-0.02, 1.6 * max([1, *(x for x, _, _ in points)]))
-        if front and points:
-            best = _front(points, table.goal)
-            panel.plot([x for x, _, _ in best], [y for _, y, _ in best], color=GREY, linewidth=1, zorder=0)
-            words.append(f"{table.title}: " + ", ".join(f"{method} {y:.1f}% at {x:.3g}" for x, y, method in best))
-        elif points:
-            x, y, method = max(points, key=lambda point: point[1])
-            words.append(f"{table.title}: most by {method}, {y:.1f}% at {x:.3g}")
+        best = _front(points, table.goal)
+        panel.plot([x for x, _, _ in best], [y for _, y, _ in best], color=GREY, linewidth=1, zorder=0)
+        words.append(f"{table.title}: " + ", ".join(f"{method} {y:.1f}% at {x:.3g} {unit}" for x, y, method in best))
     legend(figure)
-    told = "What nothing cheaper beats is joined" if front else "A point a method and target"
-    return Drawing(figure, title, f"{told}. {'; '.join(words)}.")
+    return Drawing(figure, title, f"What nothing cheaper beats is joined. {'; '.join(words)}.")
 
 
 def _front(points: Sequence[tuple[float, float, str]], goal: Goal) -> list[tuple[float, float, str]]:
