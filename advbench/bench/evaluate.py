@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from advbench.datasets import LabelledImages
 from advbench.errors import InvalidData, InvalidPerturbation
 from advbench.metrics import Proportion, perturbation_sizes, proportion, structural_similarity, to_uint8
 from advbench.targets import Target
-from advbench.tensors import Images, Rows
+from advbench.tensors import Images, Labels, Rows
 from advbench.threat import Budget
 from advbench.types import Capability, Goal
 
@@ -30,6 +31,10 @@ KEPT_BYTES = 256 * 2**20
 """The most perturbed images that are kept, in bytes of float32."""
 
 EXAMPLES = 8
+"""How many images are kept before and after, for figures."""
+
+SHARED = 3
+"""How many of them are chosen before anything is perturbed, so that what several methods did can be compared."""
 
 
 def check_perturbed(perturbed: Images, images: Images, budget: Budget) -> None:
@@ -63,7 +68,8 @@ class Evaluation:
         samples: One row an image: ids, labels, predictions and softmax scores clean, raw, valid and 8-bit; sizes.
         seconds: Spent in the method alone.
         perturbed: What the method returned, ``(count, 3, height, width)``, or None where that is too much to keep.
-        examples: A few images, ``clean`` and ``perturbed``, with their ``rows``; those that turned as wanted first.
+        examples: A few images, ``clean`` and ``perturbed``, with their ``rows``: those that turned as wanted, of as
+            many classes as there are, then the first of some classes that could turn, the same for every method.
     """
 
     samples: pa.Table
@@ -72,21 +78,32 @@ class Evaluation:
     examples: dict[str, Tensor]
 
 
+_Example = tuple[int, Tensor, Tensor]
+
+
 @dataclass
 class _Examples:
     goal: Goal
-    turned: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
-    others: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    turned: dict[int, list[_Example]] = field(default_factory=lambda: defaultdict(list))
+    shared: dict[int, list[_Example]] = field(default_factory=lambda: defaultdict(list))
+    others: list[_Example] = field(default_factory=list)
 
-    def offer(self, rows: Rows, before: Tensor, after: Tensor, images: Images, perturbed: Images) -> None:
-        wanted = (~before & after) if self.goal is Goal.ENHANCE else (before & ~after)
-        for position in range(len(rows)):
-            kind = self.turned if wanted[position] else self.others
+    def offer(
+        self, rows: Rows, labels: Labels, before: Tensor, after: Tensor, images: Images, perturbed: Images
+    ) -> None:
+        could = before if self.goal is Goal.DEGRADE else ~before
+        turned = could & (before ^ after)
+        for position, label in enumerate(labels.tolist()):
+            if could[position] and len(self.shared) < SHARED and label not in self.shared:
+                kind = self.shared[label]
+            else:
+                kind = self.turned[label] if turned[position] else self.others
             if len(kind) < EXAMPLES:
                 kind.append((int(rows[position]), images[position].clone(), perturbed[position].clone()))
 
     def chosen(self) -> dict[str, Tensor]:
-        chosen = (self.turned + self.others)[:EXAMPLES]
+        by_turns = [each for group in zip_longest(*self.turned.values()) for each in group if each is not None]
+        chosen = [*by_turns[: EXAMPLES - len(self.shared)], *chain(*self.shared.values()), *self.others][:EXAMPLES]
         return {
             "rows": torch.tensor([row for row, _, _ in chosen]),
             "clean": torch.stack([clean for _, clean, _ in chosen]),
@@ -164,7 +181,7 @@ def evaluate(
             columns[name].append(values.numpy())
         labels = images.labels[rows]
         was_right, is_right = before["clean_prediction"] == labels, valid["valid_prediction"] == labels
-        examples.offer(rows, was_right, is_right, clean, perturbed)
+        examples.offer(rows, labels, was_right, is_right, clean, perturbed)
         if keep:
             kept.append(perturbed)
         advance(len(rows))

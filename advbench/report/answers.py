@@ -1,22 +1,30 @@
 """Which images each result got right: what comparisons and flags are made from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from advbench.metrics import paired_p_value
-from advbench.results import CellRecord, ResultStore
+from advbench.results import CellRecord
 from advbench.types import Goal, Status
 
-__all__ = ["Answers", "Right", "Version", "answers_of", "goes_further", "paired", "version_of"]
+__all__ = ["Answers", "Right", "SampleSource", "Version", "answers_of", "goes_further", "paired", "version_of"]
 
 Version = Literal["raw", "valid", "uint8"]
 """Which images count: as the method returned them, clipped to [0, 1], or rounded to 8 bits as well."""
 
 Right = NDArray[np.bool_]
+
+
+class SampleSource(Protocol):
+    """Where results' images are: a store, or a report that was written from one."""
+
+    def samples(self, record: CellRecord, columns: Sequence[str] | None = None) -> pa.Table:
+        """One row an evaluation image."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,9 @@ def version_of(record: CellRecord) -> Version:
     return "raw" if record.spec.budget.epsilon is None else "valid"
 
 
-def answers_of(records: Iterable[CellRecord], store: ResultStore, version: Version | None = None) -> dict[str, Answers]:
+def answers_of(
+    records: Iterable[CellRecord], store: SampleSource, version: Version | None = None
+) -> dict[str, Answers]:
     """Read which images were right, by the results' keys; what ended without a result is left out."""
     found = {}
     for record in records:

@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from advbench.metrics import holm, mean_interval, paired_p_value, proportion
-from advbench.report.answers import Answers, Version, answers_of, paired, version_of
+from advbench.report.answers import Answers, SampleSource, Version, answers_of, paired, version_of
 from advbench.report.diagnose import comparison_flags
-from advbench.results import CellRecord, Flag, ResultStore
+from advbench.results import CellRecord, Flag
 from advbench.types import Goal, Status
 
 __all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "compare", "method_label", "target_label"]
@@ -102,7 +102,7 @@ class ComparedTable(_Model):
     rows: list[ComparedRow]
 
 
-def compare(records: Iterable[CellRecord], store: ResultStore, version: Version | None = None) -> list[ComparedTable]:
+def compare(records: Iterable[CellRecord], store: SampleSource, version: Version | None = None) -> list[ComparedTable]:
     """Lay results out side by side.
 
     Args:

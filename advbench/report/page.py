@@ -4,7 +4,6 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -13,37 +12,19 @@ import numpy as np
 from PIL import Image
 
 from advbench.report.compare import ComparedTable, method_label, target_label
-from advbench.report.figures import amplification
 from advbench.report.formats import comparison_grid, percent
+from advbench.report.plots import Drawing, amplification
+from advbench.report.run import Run
 from advbench.results import CellRecord, ResultStore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-__all__ = ["Run", "render_page"]
+__all__ = ["render_page"]
 
 MOST_CARDS = 60
 """In the gallery: more would make the page slow to load, and nobody look."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell of what is reported.
-
-    Args:
-        name: Its place, in words.
-        command: What makes it again.
-        state: ``stored``, or why there is no result.
-        reason: Why it has none.
-        record: Its result.
-    """
-
-    name: str
-    command: str
-    state: str
-    reason: str | None
-    record: CellRecord | None
 
 
 def render_page(
@@ -51,7 +32,7 @@ def render_page(
     question: str,
     runs: Sequence[Run],
     tables: Sequence[ComparedTable],
-    figures: "Mapping[str, tuple[Figure, str]]",
+    figures: Mapping[str, Drawing],
     store: ResultStore,
 ) -> str:
     """Write the page. It asks for nothing over a network, and works from a disk.
@@ -61,7 +42,7 @@ def render_page(
         question: What it answers.
         runs: Every run, with and without a result.
         tables: The comparison.
-        figures: By name, each with what it shows in words.
+        figures: By name.
         store: Where per-image results lie.
     """
     from jinja2 import Environment, PackageLoader  # lazy: only this needs it
@@ -75,9 +56,9 @@ def render_page(
         version=version("advbench"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         tables=[_table(table) for table in tables],
-        figures=[{"source": _svg(figure), "words": words} for figure, words in figures.values()],
+        figures=[{"source": _svg(each.figure), "title": each.title, "words": each.alt} for each in figures.values()],
         gallery=_gallery(done, store),
-        without=[vars(run) for run in runs if run.record is None],
+        without=[run for run in runs if run.record is None],
         runs=[_run(run.record, run) for run in done if run.record is not None],
     )
 
