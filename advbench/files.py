@@ -1,5 +1,6 @@
 """Where advbench keeps files, how it names their content, and how it writes them whole or not at all."""
 
+import functools
 import hashlib
 import json
 import os
@@ -43,6 +44,7 @@ def home() -> Path:
     return Path(named or user_cache_path("advbench"))
 
 
+@functools.cache  # the code that runs is what was read at the start, whatever becomes of the files
 def code_digest() -> str:
     """Hash the source of everything that computes; what only shows results, or decides what runs where, is left out."""
     package = Path(__file__).parent

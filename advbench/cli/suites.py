@@ -14,11 +14,12 @@ from advbench.cli.main import main, request_of
 from advbench.cli.options import RESULTS
 from advbench.cli.screen import Screen, errors_in_one_line
 from advbench.errors import InvalidConfig
-from advbench.files import write_text
+from advbench.files import file_hash, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from advbench.report.run import Run
     from advbench.suites import Executor, PlannedCell, Suite
 
 __all__ = ["report", "suite"]
@@ -112,7 +113,7 @@ def run(file: Path, scale: str | None, results: str, executor: str, **resources:
     for cell in planned:
         if cell.state in (State.INCOMPATIBLE, State.INVALID):
             screen.say(f"{cell.cell}: {cell.state}: {cell.reason}")
-    records = [store.find(cell.key) for cell in planned if cell.key is not None]
+    records = [cell.record for cell in planned if cell.record is not None]
     for table in compared(records, store):
         screen.show(formats.as_terminal(formats.comparison_grid(table)))
     screen.show(_summary(planned))
@@ -125,35 +126,67 @@ def run(file: Path, scale: str | None, results: str, executor: str, **resources:
 @SCALE
 @RESULTS
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="PAGE", help="Write the page here.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), metavar="DIR", help="Write tables, figures and records here."
+)
 @errors_in_one_line
-def report(file: Path, scale: str | None, results: str, page: Path | None) -> None:
-    """Write one self-contained page about a suite's stored results: tables, figures, gallery, every run's making."""
+def report(file: Path, scale: str | None, results: str, page: Path | None, folder: Path | None) -> None:
+    """Write about a suite's stored results: one self-contained page, or a folder that is small enough to be committed.
+
+    The page has tables, figures, a gallery and every run's making; the folder has the tables as Markdown, LaTeX and
+    CSV, figures, and a manifest from whose records the tables can be made again.
+    """
+    from advbench.report.archive import Manifest, SuiteIdentity, write_archive
     from advbench.report.compare import compare as compared
-    from advbench.report.page import Run, render_page
+    from advbench.report.page import render_page
     from advbench.report.plots import comparison_figures
     from advbench.results import ResultStore
     from advbench.suites import Journal, load_suite, plan
 
+    if page is None and folder is None:
+        raise InvalidConfig("nothing to write: name a page with --html, a folder with --folder, or both")
     store = ResultStore(results)
     loaded = load_suite(file, scale)
     planned = plan(loaded, request_of, store)
-    failures = {id(cell): reason for cell, reason in Journal.of(loaded, store).failures_of(planned)}
-    runs = [
+    runs = _runs(planned, {id(cell): reason for cell, reason in Journal.of(loaded, store).failures_of(planned)})
+    records = [run.record for run in runs if run.record is not None]
+    screen = Screen()
+    if page is not None:
+        tables = compared(records, store)
+        drawings = comparison_figures(records, tables, store)
+        write_text(page, render_page(loaded.title, loaded.question, runs, tables, drawings, store))
+        screen.show(f"{len(records)} results in {page}")
+    if folder is not None:
+        identity = SuiteIdentity(
+            file=file.as_posix(),
+            sha256=file_hash(file),
+            scale=scale,
+            identity=loaded.identity,
+            title=loaded.title,
+            question=loaded.question,
+        )
+        words = [str(file), *(["--scale", scale] if scale else [])]
+        commands = [
+            shlex.join(["advbench", "suite", "run", *words]),
+            shlex.join(["advbench", "report", *words, "--folder", folder.as_posix()]),
+        ]
+        for written in write_archive(folder, Manifest(suite=identity, commands=commands, runs=runs), store):
+            screen.show(str(written))
+
+
+def _runs(planned: "Sequence[PlannedCell]", failures: Mapping[int, str]) -> "list[Run]":
+    from advbench.report.run import Run
+
+    return [
         Run(
-            name=str(cell.cell),
+            names=dict(cell.cell.names),
             command=shlex.join(["advbench", "run", *cell.cell.arguments]),
             state=str(cell.state),
-            reason=cell.reason or failures.get(id(cell)) or "it was not run yet",
-            record=store.find(cell.key) if cell.key else None,
+            reason=None if cell.record else cell.reason or failures.get(id(cell)) or "it was not run yet",
+            record=cell.record,
         )
         for cell in planned
     ]
-    records = [run.record for run in runs if run.record is not None]
-    tables = compared(records, store)
-    written = page or Path("reports") / f"{file.stem}.html"
-    text = render_page(loaded.title, loaded.question, runs, tables, comparison_figures(records, tables, store), store)
-    write_text(written, text)
-    Screen().show(f"{len(records)} results in {written}")
 
 
 def _executor(name: str, results: str, resources: Mapping[str, Any]) -> "Executor":
