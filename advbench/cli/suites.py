@@ -114,7 +114,7 @@ def run(file: Path, scale: str | None, results: str, executor: str, **resources:
     for cell in planned:
         if cell.state in (State.INCOMPATIBLE, State.INVALID):
             screen.say(f"{cell.cell}: {cell.state}: {cell.reason}")
-    records = [store.find(cell.key) for cell in planned if cell.key is not None]
+    records = [cell.record for cell in planned if cell.record is not None]
     for table in compared(records, store):
         screen.show(formats.as_terminal(formats.comparison_grid(table)))
     screen.show(_summary(planned))
@@ -149,7 +149,7 @@ def report(file: Path, scale: str | None, results: str, page: Path | None, folde
     store = ResultStore(results)
     loaded = load_suite(file, scale)
     planned = plan(loaded, request_of, store)
-    runs = _runs(planned, {id(cell): reason for cell, reason in Journal.of(loaded, store).failures_of(planned)}, store)
+    runs = _runs(planned, {id(cell): reason for cell, reason in Journal.of(loaded, store).failures_of(planned)})
     records = [run.record for run in runs if run.record is not None]
     screen = Screen()
     if page is not None:
@@ -175,7 +175,7 @@ def report(file: Path, scale: str | None, results: str, page: Path | None, folde
             screen.show(str(written))
 
 
-def _runs(planned: "Sequence[PlannedCell]", failures: Mapping[int, str], store: "ResultStore") -> "list[Run]":
+def _runs(planned: "Sequence[PlannedCell]", failures: Mapping[int, str]) -> "list[Run]":
     from advbench.report.run import Run
 
     return [
@@ -183,8 +183,8 @@ def _runs(planned: "Sequence[PlannedCell]", failures: Mapping[int, str], store: 
             names=dict(cell.cell.names),
             command=shlex.join(["advbench", "run", *cell.cell.arguments]),
             state=str(cell.state),
-            reason=None if cell.key else cell.reason or failures.get(id(cell)) or "it was not run yet",
-            record=store.find(cell.key) if cell.key else None,
+            reason=None if cell.record else cell.reason or failures.get(id(cell)) or "it was not run yet",
+            record=cell.record,
         )
         for cell in planned
     ]

@@ -5,17 +5,20 @@ import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["environment"]
 
 PACKAGES = ("advbench", "torch", "torchvision", "numpy", "lightning-fabric", "scikit-learn", "timm")
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: "torch.device") -> dict[str, Any]:
     """Versions, device, threads, and the git revision of the folder that the command was run in."""
+    import torch  # lazy: those who read results need none
+
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

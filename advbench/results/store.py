@@ -18,19 +18,21 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from advbench.errors import StorageError, UnknownName
 from advbench.files import digest, file_hash, home, scratch_folder, write_bytes, writing_folder
 from advbench.results.record import SCHEMA_VERSION, CellRecord
 from advbench.results.remote import Remote, is_url
 from advbench.types import Status
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ResultStore"]
 
@@ -132,7 +134,7 @@ class ResultStore:
             ) from error
 
     def save(
-        self, record: CellRecord, samples: pa.Table | None, tensors: Mapping[str, Mapping[str, Tensor]]
+        self, record: CellRecord, samples: pa.Table | None, tensors: "Mapping[str, Mapping[str, Tensor]]"
     ) -> CellRecord:
         """Store a result, replacing one of the same key.
 
@@ -144,6 +146,8 @@ class ResultStore:
         Raises:
             StorageError: The folder is not writable or is full; nothing is left of the result then.
         """
+        from safetensors.torch import save_file  # lazy, as above
+
         try:
             with writing_folder(self.folder(record.key)) as staging:
                 if samples is not None:
@@ -164,8 +168,10 @@ class ResultStore:
         """One row an evaluation image; all columns, or those that are named."""
         return pq.read_table(self.file(record, SAMPLES), columns=columns)
 
-    def tensors(self, record: CellRecord, stem: str) -> dict[str, Tensor]:
+    def tensors(self, record: CellRecord, stem: str) -> "dict[str, Tensor]":
         """A tensor file's content; empty where the result has none of that name."""
+        from safetensors.torch import load_file  # lazy: torch takes a second, and most readers need no tensors
+
         name = f"{stem}.safetensors"
         return load_file(self.file(record, name)) if name in record.files else {}
 

@@ -1,6 +1,7 @@
 """Runs cells as tasks of a Ray cluster, which gives each its resources and tries it again where its worker died."""
 
 import os
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -159,10 +160,13 @@ def _connected(address: str) -> Any:
         import ray.util.scheduling_strategies
     except ImportError as error:
         raise InvalidConfig("--executor ray needs Ray: pip install 'advbench[ray]'") from error
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
         raise InvalidConfig(
             f"no Ray cluster at '{address}': {reason}; start one with 'ray start --head', or name its --address"
         ) from error

@@ -120,7 +120,7 @@ def work(
         wait: For another process that runs it.
     """
     started = time.perf_counter()
-    tell(Event(cell, "waiting for another process that runs it" if wait else "preparing"))
+    tell(Event(cell, "waiting for another run of it" if wait else "preparing"))
     try:
         outcome = run_cell(request, _Telling(cell, tell), workshop, wait=wait)
     except ResultClaimed:
