@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from advbench.report.run import Run
-    from advbench.results import ResultStore
     from advbench.suites import Executor, PlannedCell, Suite
 
 __all__ = ["report", "suite"]

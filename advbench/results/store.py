@@ -166,7 +166,8 @@ class ResultStore:
 
     def samples(self, record: CellRecord, columns: Sequence[str] | None = None) -> pa.Table:
         """One row an evaluation image; all columns, or those that are named."""
-        return pq.read_table(self.file(record, SAMPLES), columns=columns)
+        with pq.ParquetFile(self.file(record, SAMPLES)) as opened:
+            return opened.read(columns)
 
     def tensors(self, record: CellRecord, stem: str) -> "dict[str, Tensor]":
         """A tensor file's content; empty where the result has none of that name."""

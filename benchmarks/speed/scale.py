@@ -1,4 +1,4 @@
-"""Commands over a suite of a thousand stored cells: wall time and peak memory of each, as a user runs it.
+"""Commands over a suite of a thousand stored cells: wall time, processor time and peak memory of each, as a user runs it.
 
     python benchmarks/speed/scale.py                       # 1,000 stored cells
     python benchmarks/speed/scale.py --plan-only --cells 10000
@@ -72,8 +72,8 @@ def fabricate(suite: Path, store: ResultStore) -> int:
     return len(requests)
 
 
-def measure(words: list[str], folder: Path) -> tuple[float, float, int]:
-    """Seconds, peak MiB and exit status of one command."""
+def measure(words: list[str], folder: Path) -> tuple[float, float, float, int]:
+    """Seconds on the wall and of processors, peak MiB and exit status of one command."""
     started = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     with (folder / "output.txt").open("w") as output:
@@ -81,7 +81,8 @@ def measure(words: list[str], folder: Path) -> tuple[float, float, int]:
             [sys.executable, "-m", "advbench", *words], stdout=output, stderr=subprocess.STDOUT, env=environment
         )
         _, status, usage = os.wait4(process.pid, 0)
-    return time.perf_counter() - started, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)
+    wall, used = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
+    return wall, used, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)
 
 
 @click.command()
@@ -111,9 +112,9 @@ def main(cells: int, plan_only: bool, folder: Path | None, repeats: int) -> None
             ]
         click.echo(f"{sum(1 for _ in load_suite(suite).cells())} cells, {len(store.keys())} stored")
         for words in commands:
-            seconds, size, status = min(measure(words, folder) for _ in range(repeats))
+            wall, used, size, status = min(measure(words, folder) for _ in range(repeats))
             name = " ".join(words[: 2 if words[0] == "suite" else 1])
-            click.echo(f"  {name:13} {seconds:6.2f} s  {size:6.0f} MiB  exit {status}")
+            click.echo(f"  {name:13} {wall:6.2f} s  {used:6.2f} s of processors  {size:6.0f} MiB  exit {status}")
         if not plan_only:
             click.echo(f"  the page has {(folder / 'page.html').stat().st_size / 2**20:.1f} MiB")
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from advbench.report.compare import method_label, target_label
 from advbench.report.plots.drawing import BLUE, ORANGE, Drawing, figure_of, grouped
@@ -13,6 +12,7 @@ from advbench.results import CellRecord, ResultStore
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 __all__ = ["amplification", "by_gamma", "triplets"]
 
@@ -36,7 +36,7 @@ def triplets(record: CellRecord, store: ResultStore) -> Drawing | None:
     return Drawing(figure, title, f"Clean image, amplified perturbation and perturbed image: {words}.")
 
 
-def _triplets(clean: Tensor, perturbed: Tensor, predictions: Sequence[tuple[str, ...]]) -> "Figure":
+def _triplets(clean: "Tensor", perturbed: "Tensor", predictions: Sequence[tuple[str, ...]]) -> "Figure":
     columns = 2 if len(clean) > 1 else 1
     rows = -(-len(clean) // columns)
     figure = figure_of(3.9 * columns, 1.45 * rows)
@@ -58,7 +58,7 @@ def _triplets(clean: Tensor, perturbed: Tensor, predictions: Sequence[tuple[str,
     return figure
 
 
-def _show(axes: "Axes", image: Tensor, words: str, right: bool | None) -> None:
+def _show(axes: "Axes", image: "Tensor", words: str, right: bool | None) -> None:
     axes.imshow(np.clip(image.permute(1, 2, 0).numpy(), 0, 1), interpolation="nearest")
     mark = "" if right is None else " ✓" if right else " ✗"
     axes.set_title(words + mark, fontsize=8, pad=3, color="black" if right is None else BLUE if right else ORANGE)
@@ -68,7 +68,7 @@ def _show(axes: "Axes", image: Tensor, words: str, right: bool | None) -> None:
         spine.set_visible(False)
 
 
-def amplification(delta: Tensor) -> float:
+def amplification(delta: "Tensor") -> float:
     """The largest of 1, 2, 5, 10, ... that leaves nearly all of the perturbation within the grey range."""
     reach = float(delta.abs().flatten().quantile(0.99)) if delta.numel() <= 2**24 else float(delta.abs().max())
     steps = (1, 2, 5, 10, 20, 50, 100)
@@ -105,7 +105,7 @@ def _setting(record: CellRecord) -> str:
 def _row(
     axes: "Sequence[Axes]",
     row: int,
-    examples: Mapping[float, Mapping[str, Tensor]],
+    examples: Mapping[float, Mapping[str, "Tensor"]],
     records: Mapping[float, CellRecord],
     store: ResultStore,
 ) -> None:
