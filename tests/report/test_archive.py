@@ -1,8 +1,11 @@
 """Reports as folders: whole, the same everywhere, and made again from their own records."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -41,54 +44,56 @@ def command(*words: Any) -> Any:
     return CliRunner().invoke(main, list(map(str, words)))
 
 
-@pytest.fixture
-def suite(factories: str, tmp_path: Path) -> Path:
-    path = tmp_path / "kept.toml"
-    path.write_text(SUITE)
-    for cell in load_suite(path).cells():
+def report(folder: Path) -> Any:
+    """Write the report of the suite beside it."""
+    return command("report", folder / "kept.toml", "--results", folder / "results", "--folder", folder / "report")
+
+
+@pytest.fixture(scope="module")
+def place(factories: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite, of which two cells are stored, and its report, in a folder where an older one lay."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "kept.toml").write_text(SUITE)
+    for cell in load_suite(folder / "kept.toml").cells():
         if cell.names["method"] in ("noise", "fgsm"):
-            run_cell(request_of([*cell.arguments, "--results", str(tmp_path / "results")]), SILENT)
-    return path
-
-
-def test_a_report_is_whole_and_the_same_when_written_again(suite: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "report"
-    (folder / "figures").mkdir(parents=True)
-    (folder / "figures" / "old.png").touch()
-    words = ["report", suite, "--results", tmp_path / "results", "--folder", folder]
-    written = command(*words)
+            run_cell(request_of([*cell.arguments, "--results", str(folder / "results")]), SILENT)
+    (folder / "report" / "figures").mkdir(parents=True)
+    (folder / "report" / "figures" / "old.png").touch()
+    written = report(folder)
     assert written.exit_code == 0, written.output
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert {"README.md", "manifest.json", "samples.parquet", "tables.csv", "tables.tex"} <= files.keys()
-    assert "figures/old.png" not in files
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_report_is_whole_and_the_same_when_written_again(place: Path) -> None:
+    files = contents(place / "report")
     text = files["README.md"].decode()
     assert "2 of 4 cells" in text
-    assert f"advbench report {suite} --folder {folder}" in text
+    assert f"advbench report {place / 'kept.toml'} --folder {place / 'report'}" in text
     assert "does not grant input-gradients" in text
     assert "later, 0: to run: it was not run yet" in text
-    assert all(
-        f"figures/{name}" in files
-        for name in (line.split("figures/")[1].rstrip(")") for line in text.splitlines() if line.startswith("!["))
-    )
-    assert str(tmp_path / "results") not in files["manifest.json"].decode()
-    assert command(*words).exit_code == 0
-    assert files == {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    figures = {line.split("(figures/")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    assert len(figures) > 3
+    assert files.keys() == {"README.md", "manifest.json", "samples.parquet", "tables.csv", "tables.tex"} | {
+        f"figures/{name}" for name in figures
     }
+    assert str(place / "results") not in files["manifest.json"].decode()
+    assert report(place).exit_code == 0
+    assert contents(place / "report") == files
 
 
-def test_a_changed_answer_changes_the_tables(suite: Path, tmp_path: Path) -> None:
+def test_a_changed_answer_changes_the_tables(place: Path, tmp_path: Path) -> None:
     """The tables come from the kept answers, not from a copy of themselves."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    folder = tmp_path / "report"
-    assert command("report", suite, "--results", tmp_path / "results", "--folder", folder).exit_code == 0
-    kept = pq.read_table(folder / "samples.parquet")
+    shutil.copy(place / "report" / "manifest.json", tmp_path)
+    kept = pq.read_table(place / "report" / "samples.parquet")
     wrong = pa.array([(label + 1) % 10 for label in kept["label"].to_pylist()], pa.int16())
-    place = kept.column_names.index("valid_prediction")
-    pq.write_table(kept.set_column(place, "valid_prediction", wrong), folder / "samples.parquet")
-    assert "| 0.0 [0.0, 16.1]" in Archive(folder).pages()["README.md"]
+    column = kept.column_names.index("valid_prediction")
+    pq.write_table(kept.set_column(column, "valid_prediction", wrong), tmp_path / "samples.parquet")
+    assert Archive(place / "report").pages()["README.md"] == (place / "report" / "README.md").read_text()
+    assert "| 0.0 [0.0, 16.1]" in Archive(tmp_path).pages()["README.md"]
 
 
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:

@@ -132,7 +132,9 @@ class TestPublished:
 
     def test_ours_stand_beside_theirs_with_what_differs(self, add: Add, store: ResultStore) -> None:
         add("pgn-b", first(20), dataset="stl10", images=1000, budget=Budget(), parameters={"label_aware": True})
-        (row,) = against(store.records(), "butterfly")
+        vanilla, row = against(store.records(), "butterfly")
+        assert (vanilla.published.attack, vanilla.published.accuracy, vanilla.ours) == ("vanilla", 0.92, 0.9)
+        assert not any("label-aware" in difference for difference in vanilla.differs)
         assert row.published.accuracy == pytest.approx(0.0692)
         assert row.difference == pytest.approx(0.1 - 0.0692)
         for words in ("32 px, not 224", "from scratch, not imagenet", "saw 1000 images", "label-aware True, not False"):

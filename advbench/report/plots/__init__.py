@@ -16,6 +16,10 @@ from advbench.types import Goal, Status
 __all__ = ["Drawing", "amplification", "comparison_figures", "draw_figures", "regions", "save"]
 
 
+MOST_SHOWN = 4
+"""Results whose images and confusion are shown; each has its own under its result anyway."""
+
+
 def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
     """Draw what one result has into its ``figures`` folder, as PNG and PDF, and return the PNG files."""
     drawn = {
@@ -62,9 +66,9 @@ def _there(drawn: dict[str, Drawing | None]) -> dict[str, Drawing]:
 
 
 def _shown(records: Sequence[CellRecord], tables: Sequence[ComparedTable]) -> list[CellRecord]:
-    """Of each table, the result whose images are shown: of PGN where it is there, that which goes furthest."""
+    """Of some tables, the result whose images are shown: of PGN where it is there, that which goes furthest."""
     by_key = {record.key: record for record in records}
-    shown = []
+    shown: list[tuple[bool, CellRecord]] = []
     for table in tables:
         cells = [
             (method.startswith("pgn"), cell.accuracy if table.goal is Goal.ENHANCE else -cell.accuracy, cell.keys[0])
@@ -73,5 +77,6 @@ def _shown(records: Sequence[CellRecord], tables: Sequence[ComparedTable]) -> li
             if cell.accuracy is not None
         ]
         if cells:
-            shown.append(by_key[max(cells)[2]])
-    return shown
+            is_pgn, _, key = max(cells)
+            shown.append((is_pgn, by_key[key]))
+    return [record for _, record in sorted(shown, key=lambda each: not each[0])[:MOST_SHOWN]]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["amplification", "by_gamma", "triplets"]
 
+PREDICTIONS = ["label", "clean_prediction", "valid_prediction"]
+
 MOST_IMAGES = 4
 """Rows of the figure by gamma."""
 
@@ -25,10 +27,10 @@ def triplets(record: CellRecord, store: ResultStore) -> Drawing | None:
     examples = store.tensors(record, "examples")
     if not examples:
         return None
-    samples = store.samples(record)
+    samples = store.samples(record, PREDICTIONS)
     order = sorted(range(len(examples["rows"])), key=lambda each: samples["label"][int(examples["rows"][each])].as_py())
     rows = examples["rows"][order].tolist()
-    columns = [samples[name] for name in ("label", "clean_prediction", "valid_prediction")]
+    columns = [samples[name] for name in PREDICTIONS]
     predictions = [tuple(record.classes[column[row].as_py()] for column in columns) for row in rows]
     title = f"{method_label(record)}, {record.spec.goal}, {record.spec.budget}, on {target_label(record)}: by class"
     words = "; ".join(f"a {truth} seen as {before}, then as {after}" for truth, before, after in predictions)
@@ -81,9 +83,11 @@ def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]
     drawings = []
     for name, group in grouped(fitted, _setting).items():
         by_value = {record.spec.parameters["gamma"]: record for record in sorted(group, key=lambda r: -r.spec.seed)}
+        if len(by_value) < 2:
+            continue
         examples = {gamma: store.tensors(record, "examples") for gamma, record in sorted(by_value.items())}
         shared = set.intersection(*(set(each["rows"].tolist()) if each else set() for each in examples.values()))
-        if len(examples) < 2 or not shared:
+        if not shared:
             continue
         rows = sorted(shared)[:MOST_IMAGES]
         gammas = ", ".join(f"{gamma:g}" for gamma in reversed(examples))
@@ -112,8 +116,8 @@ def _row(
     """One image, clean and under each gamma, the largest first."""
     for panel, (gamma, kept) in zip(axes[1:], reversed(list(examples.items())), strict=True):
         record = records[gamma]
-        samples = store.samples(record).slice(row, 1)
-        truth, before, after = (samples[name][0].as_py() for name in ("label", "clean_prediction", "valid_prediction"))
+        samples = store.samples(record, PREDICTIONS)
+        truth, before, after = (samples[name][row].as_py() for name in PREDICTIONS)
         position = kept["rows"].tolist().index(row)
         _show(panel, kept["perturbed"][position], f"γ {gamma:g}: {record.classes[after]}", after == truth)
         _show(axes[0], kept["clean"][position], f"clean: {record.classes[before]}", before == truth)

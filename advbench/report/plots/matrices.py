@@ -59,7 +59,7 @@ def _surrogate(record: CellRecord) -> str:
 
 def confusion(record: CellRecord, store: ResultStore) -> Drawing:
     """Which classes are taken for which, before and after."""
-    samples = store.samples(record)
+    samples = store.samples(record, ["label", "clean_prediction", "valid_prediction"])
     labels, count = samples["label"].to_numpy(), len(record.classes)
     figure, axes = panels(["clean", "perturbed (valid)"], width=4.2, height=3.9)
     right = []

@@ -140,8 +140,9 @@ def _sizes_where_changed(records: Sequence[CellRecord], store: ResultStore) -> t
     """How many images there were, and the sizes, in order, of what changed the class of some."""
     tried, found = 0, []
     for record in records:
-        samples = store.samples(record)
+        norm = str(record.spec.budget.norm)
+        samples = store.samples(record, ["clean_prediction", "valid_prediction", norm])
         changed = samples["clean_prediction"].to_numpy() != samples["valid_prediction"].to_numpy()
         tried += len(changed)
-        found.append(samples[str(record.spec.budget.norm)].to_numpy()[changed])
+        found.append(samples[norm].to_numpy()[changed])
     return tried, np.sort(np.concatenate(found))
