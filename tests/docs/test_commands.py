@@ -160,21 +160,18 @@ class Terminal:
             self._other(words)
 
     def _advbench(self, words: list[str], expected: int) -> None:
-        words, _, file = self._redirected(words)
+        words, file = self._redirected(words)
         if "RESULT" in words:
-            words[words.index("RESULT")] = ResultStore(Path("advbench-results")).records()[-1].key[:10]
+            latest = ResultStore("advbench-results").records()[-1].key[:10]
+            words = [latest if word == "RESULT" else word for word in words]
         done = CliRunner().invoke(main, smaller(words) if self._small else words)
         assert done.exit_code == expected, (words, done.output, done.exception)
         assert done.stdout
-        if file:
+        if file is not None:
             Path(file).write_text(done.stdout)
 
-    def _redirected(self, words: list[str]) -> tuple[list[str], str, str]:
-        if ">" not in words:
-            return words, "", ""
-        place = words.index(">")
-        (file,) = words[place + 1 :]
-        return words[:place], ">", file
+    def _redirected(self, words: list[str]) -> tuple[list[str], str | None]:
+        return (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
 
     def _other(self, words: list[str]) -> None:
         match words:
