@@ -82,7 +82,7 @@ WITH_COMMANDS = [page for page in PAGES if any(block.file is None for block in b
 
 def smaller(words: list[str]) -> list[str]:
     """The same command on fewer images, with fewer epochs and a quick network; an option given twice is its last."""
-    if words[0] not in ("run", "train"):
+    if words[0] not in ("run", "train") or "--help" in words:
         return words
     given = dict(itertools.pairwise(words))
     added = ["--target-images", "40"]
@@ -126,7 +126,7 @@ class Terminal:
 
     Args:
         folder: Empty; the working folder.
-        small: Whether commands are made smaller.
+        small: Whether commands are made smaller, and their figures are left out.
         monkeypatch: Takes back what commands change of this process.
     """
 
@@ -136,6 +136,10 @@ class Terminal:
         monkeypatch.chdir(folder)
         monkeypatch.delenv("ADVBENCH_RESULTS", raising=False)
         monkeypatch.syspath_prepend(str(self._site))
+        if small:  # a second for each run, and several for a comparison
+            monkeypatch.setattr("advbench.report.draw_figures", lambda record, store: [])
+            for place in ("plots", "archive"):
+                monkeypatch.setattr(f"advbench.report.{place}.comparison_figures", lambda records, tables, store: {})
         for name in ("baselines", "benchmarks", "docs"):
             (folder / name).symlink_to(ROOT / name)
 
