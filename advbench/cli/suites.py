@@ -153,7 +153,7 @@ def report(file: Path, scale: str | None, results: str, page: Path | None, folde
     screen = Screen()
     if page is not None:
         tables = compared(records, store)
-        drawings = comparison_figures(records, tables, store)
+        drawings = comparison_figures(records, tables, store, with_images=False)
         write_text(page, render_page(loaded.title, loaded.question, runs, tables, drawings, store))
         screen.show(f"{len(records)} results in {page}")
     if folder is not None:

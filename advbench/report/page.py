@@ -16,7 +16,7 @@ from advbench.report.compare import ComparedCell, ComparedTable, method_label, t
 from advbench.report.formats import Cell, comparison_grid, percent
 from advbench.report.plots import Drawing, amplification
 from advbench.report.run import Run
-from advbench.results import DIAGNOSTICS, CellRecord, ResultStore
+from advbench.results import DIAGNOSTICS, CellRecord, ResultStore, legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +71,9 @@ def _table(table: ComparedTable) -> dict[str, Any]:
     for row, words in zip(table.rows, grid.rows, strict=True):
         compared = [None, None, *(row.cells.get(method) for method in table.methods), None]
         rows.append([_shown(cell, each) for cell, each in zip(words, compared, strict=True)])
-    return {"title": table.title, "header": grid.header, "rows": rows, "notes": grid.notes}
+    told = legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags)
+    notes = [note for note in grid.notes if note not in told]  # flags have a part of the page to themselves
+    return {"title": table.title, "header": grid.header, "rows": rows, "notes": notes}
 
 
 def _shown(cell: Cell, compared: ComparedCell | None) -> dict[str, Any]:

@@ -61,13 +61,15 @@ class AgainstRow(_Model):
         published: Theirs.
         key: Our result.
         ours: Our raw accuracy, as the paper's protocol has it, or clean accuracy beside a vanilla row; a fraction.
-        difference: Ours less theirs.
+        ours_map: Our mean average precision on the same images; None where the target gives no scores.
+        difference: Ours less theirs, in accuracy.
         differs: What is not the same in the setting.
     """
 
     published: PublishedRow
     key: str
     ours: float
+    ours_map: float | None
     difference: float
     differs: list[str]
 
@@ -102,11 +104,15 @@ def against(records: Iterable[CellRecord], name: str) -> list[AgainstRow]:
             continue
         if not {"surrogate", "surrogates"} & record.spec.parameters.keys():
             differs = [*_setting(record), *_use(record)]
-            rows += _beside(record, theirs, record.spec.attack, record.metrics.raw_accuracy, differs)
+            rows += _beside(
+                record, theirs, record.spec.attack, (record.metrics.raw_accuracy, record.metrics.raw_map), differs
+            )
         target = (record.spec.target.fingerprint, record.spec.goal, record.spec.dataset.digest)
         if target not in targets:
             targets.add(target)
-            rows += _beside(record, theirs, VANILLA, record.metrics.clean_accuracy, _setting(record))
+            rows += _beside(
+                record, theirs, VANILLA, (record.metrics.clean_accuracy, record.metrics.clean_map), _setting(record)
+            )
 
     def place(row: AgainstRow) -> tuple[str, str, str, bool]:
         its = row.published
@@ -116,9 +122,13 @@ def against(records: Iterable[CellRecord], name: str) -> list[AgainstRow]:
 
 
 def _beside(
-    record: CellRecord, theirs: Sequence[PublishedRow], attack: str, ours: float, differs: Sequence[str]
+    record: CellRecord,
+    theirs: Sequence[PublishedRow],
+    attack: str,
+    ours: tuple[float, float | None],
+    differs: Sequence[str],
 ) -> list[AgainstRow]:
-    """Our number beside the published one that fits best, if there is one."""
+    """Our accuracy and mAP beside the published ones that fit best, if there are any."""
     spec = record.spec
     init, objective = spec.target.made_from["init"], spec.parameters.get("objective", "")
     sought = (_dataset(record), spec.goal, spec.target.architecture, attack)
@@ -132,7 +142,17 @@ def _beside(
     if row.objective and objective != row.objective:
         differs.append(f"objective {objective}, not {row.objective}")
     differs.append(f"{spec.dataset.evaluation_images} evaluation images")
-    return [AgainstRow(published=row, key=record.key, ours=ours, difference=ours - row.accuracy, differs=differs)]
+    accuracy, mean_precision = ours
+    return [
+        AgainstRow(
+            published=row,
+            key=record.key,
+            ours=accuracy,
+            ours_map=mean_precision,
+            difference=accuracy - row.accuracy,
+            differs=differs,
+        )
+    ]
 
 
 def _dataset(record: CellRecord) -> str:

@@ -1,4 +1,4 @@
-"""Commands over a suite of a thousand stored cells: wall time, processor time and peak memory of each, as a user runs it.
+"""Commands over a suite of a thousand stored cells: wall time, processor time and peak memory, as a user runs them.
 
     python benchmarks/speed/scale.py                       # 1,000 stored cells
     python benchmarks/speed/scale.py --plan-only --cells 10000

@@ -31,7 +31,7 @@ def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
 
 
 def comparison_figures(
-    records: Sequence[CellRecord], tables: Sequence[ComparedTable], store: ResultStore
+    records: Sequence[CellRecord], tables: Sequence[ComparedTable], store: ResultStore, *, with_images: bool = True
 ) -> dict[str, Drawing]:
     """Every figure that these results have something for, by name.
 
@@ -39,13 +39,14 @@ def comparison_figures(
         records: What is compared.
         tables: The same, compared.
         store: Where their per-image results lie.
+        with_images: Whether to draw triplets of images, which take the longest and which a page's gallery shows better.
     """
     done = [record for record in records if record.status is Status.OK]
     shown = _shown(done, tables)
     several: dict[str, Sequence[Drawing | None]] = {
         "convergence": convergence_by(done),
         "gamma": by_gamma(done, store),
-        "triplets": [triplets(record, store) for record in shown],
+        "triplets": [triplets(record, store) for record in shown if with_images],
         "confusion": [confusion(record, store) for record in shown],
     }
     return _there(

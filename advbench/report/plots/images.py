@@ -41,33 +41,34 @@ def triplets(record: CellRecord, store: ResultStore) -> Drawing | None:
 def _triplets(clean: "Tensor", perturbed: "Tensor", predictions: Sequence[tuple[str, ...]]) -> "Figure":
     columns = 2 if len(clean) > 1 else 1
     rows = -(-len(clean) // columns)
-    figure = figure_of(3.9 * columns, 1.45 * rows)
-    grid = figure.add_gridspec(rows, columns * 3)
+    figure = figure_of(3.9 * columns, 1.5 * rows)
+    strips = figure.subplots(rows, columns, squeeze=False).T.flat
     delta = perturbed - clean
     factor = amplification(delta)
     for position, (truth, before, after) in enumerate(predictions):
-        row, column = position % rows, 3 * (position // rows)
         panels = (
             (clean[position], before, before == truth),
             (0.5 + factor * delta[position], f"perturbation ×{factor:g}", None),
             (perturbed[position], after, after == truth),
         )
-        for offset, (image, words, right) in enumerate(panels):
-            axes = figure.add_subplot(grid[row, column + offset])
-            _show(axes, image, words, right)
-            if offset == 0:
-                axes.set_ylabel(f"true: {truth}", fontsize=8)
+        _strip(next(strips), truth, panels)
+    for spare in strips:
+        spare.remove()
     return figure
 
 
-def _show(axes: "Axes", image: "Tensor", words: str, right: bool | None) -> None:
-    axes.imshow(np.clip(image.permute(1, 2, 0).numpy(), 0, 1), interpolation="nearest")
-    mark = "" if right is None else " ✓" if right else " ✗"
-    axes.set_title(words + mark, fontsize=8, pad=3, color="black" if right is None else BLUE if right else ORANGE)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def _strip(axes: "Axes", truth: str, panels: Sequence[tuple["Tensor", str, bool | None]]) -> None:
+    """Images side by side, each under its words, marked where they are right or wrong. One axes is drawn faster."""
+    for position, (image, words, right) in enumerate(panels):
+        left = 1.06 * position
+        pixels = np.clip(image.permute(1, 2, 0).numpy(), 0, 1)
+        axes.imshow(pixels, interpolation="nearest", extent=(left, left + 1, 0, 1))
+        mark = "" if right is None else " ✓" if right else " ✗"
+        colour = "black" if right is None else BLUE if right else ORANGE
+        axes.text(left + 0.5, 1.03, words + mark, fontsize=7, color=colour, ha="center", va="bottom")
+    axes.text(-0.04, 0.5, f"true: {truth}", fontsize=7, rotation=90, ha="right", va="center")
+    axes.set(xlim=(0, 1.06 * len(panels) - 0.06), ylim=(0, 1))
+    axes.set_axis_off()
 
 
 def amplification(delta: "Tensor") -> float:
@@ -93,9 +94,8 @@ def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]
         gammas = ", ".join(f"{gamma:g}" for gamma in reversed(examples))
         title = f"Images by gamma: {name}"
         figure = figure_of(1.25 * (1 + len(examples)), 1.45 * len(rows))
-        axes = figure.subplots(len(rows), 1 + len(examples), squeeze=False)
-        for line, row in zip(axes, rows, strict=True):
-            _row(line, row, examples, by_value, store)
+        for strip, row in zip(figure.subplots(len(rows), squeeze=False).flat, rows, strict=True):
+            _strip(strip, *_by_gamma(row, examples, by_value, store))
         drawings.append(Drawing(figure, title, f"{len(rows)} images, each clean and perturbed under gamma {gammas}."))
     return drawings
 
@@ -106,19 +106,20 @@ def _setting(record: CellRecord) -> str:
     return f"{place}, {spec.parameters['objective']}"
 
 
-def _row(
-    axes: "Sequence[Axes]",
+def _by_gamma(
     row: int,
     examples: Mapping[float, Mapping[str, "Tensor"]],
     records: Mapping[float, CellRecord],
     store: ResultStore,
-) -> None:
-    """One image, clean and under each gamma, the largest first."""
-    for panel, (gamma, kept) in zip(axes[1:], reversed(list(examples.items())), strict=True):
-        record = records[gamma]
-        samples = store.samples(record, PREDICTIONS)
+) -> tuple[str, list[tuple["Tensor", str, bool | None]]]:
+    """One image's class, and it clean and under each gamma, the largest first."""
+    panels: list[tuple[Tensor, str, bool | None]] = []
+    for gamma, kept in reversed(list(examples.items())):
+        classes = records[gamma].classes
+        samples = store.samples(records[gamma], PREDICTIONS)
         truth, before, after = (samples[name][row].as_py() for name in PREDICTIONS)
         position = kept["rows"].tolist().index(row)
-        _show(panel, kept["perturbed"][position], f"γ {gamma:g}: {record.classes[after]}", after == truth)
-        _show(axes[0], kept["clean"][position], f"clean: {record.classes[before]}", before == truth)
-        axes[0].set_ylabel(f"true: {record.classes[truth]}", fontsize=8)
+        if not panels:
+            panels.append((kept["clean"][position], f"clean: {classes[before]}", before == truth))
+        panels.append((kept["perturbed"][position], f"γ {gamma:g}: {classes[after]}", after == truth))
+    return classes[truth], panels
