@@ -60,7 +60,8 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        return [line for line in self.text.splitlines() if shlex.split(line, comments=True)]
+        joined = self.text.replace("\\\n", " ")
+        return [line for line in joined.splitlines() if shlex.split(line, comments=True)]
 
 
 def blocks(page: Path) -> Iterator[Block]:
