@@ -28,6 +28,8 @@ from advbench.registry import ATTACKS, DATASETS
 from advbench.results import ResultStore
 from advbench.targets import known_architectures
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # other libraries' own, of attacks that pages run
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELLS = ("sh", "bash", "console")
@@ -70,10 +72,9 @@ def blocks(page: Path) -> Iterator[Block]:
         if token.type == "html_block":
             marks = dict(re.findall(r"<!-- (not run|slow|fails): (.+?) -->", token.content))
         elif token.type == "fence":
-            language, _, title = token.info.partition(" ")
-            if title:
-                yield Block(token.content, title.removeprefix('title="').removesuffix('"'), {})
-            elif language in SHELLS:
+            if title := re.search(r'title="(.+)"', token.info):
+                yield Block(token.content, title[1], {})
+            elif token.info in SHELLS:
                 yield Block(token.content, None, marks)
             marks = {}
 
@@ -140,7 +141,7 @@ class Terminal:
         if small:  # a second for each run, and several for a comparison
             monkeypatch.setattr("advbench.report.draw_figures", lambda record, store: [])
             for place in ("plots", "archive"):
-                monkeypatch.setattr(f"advbench.report.{place}.comparison_figures", lambda records, tables, store: {})
+                monkeypatch.setattr(f"advbench.report.{place}.comparison_figures", lambda *results, **options: {})
         for name in ("baselines", "benchmarks", "docs"):
             (folder / name).symlink_to(ROOT / name)
 

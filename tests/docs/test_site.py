@@ -74,14 +74,13 @@ def test_the_example_is_short() -> None:
 )
 def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}  # of MkDocs' future, not of ours
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("index.html")}
     assert {"tutorial/index.html", "methods/index.html", "reference/results/index.html"} <= pages.keys()
     assert "<math" in pages["metrics/index.html"]
-    assert "class ContrastReduction" in pages["methods/index.html"].replace("</span>", "").replace("<span ", "")
+    assert "A method that learns before it perturbs, from another package" in pages["methods/index.html"]
     for name, text in pages.items():
         assert 'src="http' not in text, name
         assert 'rel="stylesheet" href="http' not in text, name
