@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check slow clean
+# What of them is stored already is not run again.
+SUITES ?= smoke
+
+.PHONY: run test check slow reports clean
 
 run: .venv/installed
 	$(BIN)/advbench run --attack pgn-b --target densenet169 --epsilon 0.3 --epochs 12
@@ -12,6 +15,12 @@ test: .venv/installed-dev
 
 slow: .venv/installed-dev
 	$(BIN)/pytest -m slow --timeout 1800
+
+reports: .venv/installed
+	set -e; for suite in $(SUITES); do \
+	  $(BIN)/advbench suite run benchmarks/$$suite.toml; \
+	  $(BIN)/advbench report benchmarks/$$suite.toml --folder reports/$$suite; \
+	done
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

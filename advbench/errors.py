@@ -11,6 +11,7 @@
     ├── BudgetSpent          a method asked for more queries than its threat model allows
     ├── FitDiverged          a method's training left the finite numbers
     ├── InvalidPerturbation  a method returned images of a wrong shape, not finite, or over their budget
+    ├── ResultClaimed        another process is making this very result
     └── StorageError         a result or a cached file could not be read or written
 """
 
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidData",
     "InvalidPerturbation",
     "InvalidWeights",
+    "ResultClaimed",
     "StorageError",
     "UnknownName",
 ]
@@ -75,6 +77,10 @@ class BudgetSpent(AdvbenchError):
 
 class InvalidPerturbation(AdvbenchError):
     """A method returned images of a wrong shape, not finite, or further from the clean ones than its budget."""
+
+
+class ResultClaimed(AdvbenchError):
+    """Another process is making this very result; wait for it, or do something else first."""
 
 
 class StorageError(AdvbenchError):

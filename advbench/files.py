@@ -1,5 +1,6 @@
 """Where advbench keeps files, how it names their content, and how it writes them whole or not at all."""
 
+import functools
 import hashlib
 import json
 import os
@@ -10,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from advbench.errors import StorageError
+from advbench.errors import InvalidConfig, ResultClaimed, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,16 +26,25 @@ __all__ = [
     "file_hash",
     "home",
     "scratch_folder",
+    "write_bytes",
     "write_text",
     "writing_folder",
 ]
 
 
 def home() -> Path:
-    """The folder for what is made once and used again: ``ADVBENCH_HOME``, else the platform's cache folder."""
-    return Path(os.environ.get("ADVBENCH_HOME") or user_cache_path("advbench"))
+    """The folder for what is made once and used again: ``ADVBENCH_HOME``, else the platform's cache folder.
+
+    Raises:
+        InvalidConfig: It is a URL: trainings go on from checkpoints there, under locks that only folders have.
+    """
+    named = os.environ.get("ADVBENCH_HOME")
+    if named and "://" in named:
+        raise InvalidConfig(f"ADVBENCH_HOME is {named}: name a folder, shared by all machines where there are several")
+    return Path(named or user_cache_path("advbench"))
 
 
+@functools.cache  # the code that runs is what was read at the start, whatever becomes of the files
 def code_digest() -> str:
     """Hash the source of everything that computes; what only shows results, or decides what runs where, is left out."""
     package = Path(__file__).parent
@@ -70,10 +80,13 @@ def writing_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder to write into, which appears as ``path`` only when the context ends without an error.
 
     Killed at any moment, it leaves either the whole folder or none; a name that begins with a dot is never a result.
+    The caller holds the path's lock, so that what others left half-written is dead, and is removed.
 
     Raises:
         StorageError: The folder cannot be made or filled (read-only, full, ...).
     """
+    for left in path.parent.glob(f".{path.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
     staging = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
     try:
         staging.mkdir(parents=True)
@@ -93,6 +106,11 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
+    """As ``write_bytes``, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all.
 
     Raises:
@@ -101,7 +119,7 @@ def write_text(path: Path, text: str) -> None:
     staging = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staging.write_text(text)
+        staging.write_bytes(content)
         staging.replace(path)
     except OSError as error:
         staging.unlink(missing_ok=True)
@@ -116,19 +134,27 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def scratch_folder(path: Path) -> Iterator[Path]:
-    """Give a folder for checkpoints to one process at a time.
+def scratch_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
+    """Give a folder for checkpoints to one process at a time, on whatever machine.
 
-    It outlives a kill, and is removed once the context ends without an error. Others that ask for it wait.
+    It outlives a kill, and is removed once the context ends without an error. The lock on it is the operating
+    system's, and goes with its process.
+
+    Args:
+        path: The folder.
+        wait: For others that have it.
 
     Raises:
+        ResultClaimed: Another process has it, and ``wait`` is false.
         StorageError: The folder cannot be made.
     """
+    lock = FileLock(f"{path}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{path}.lock")
-        lock.acquire()
+        lock.acquire(timeout=-1 if wait else 0)
         path.mkdir(exist_ok=True)
+    except Timeout as error:
+        raise ResultClaimed(f"another process is working in {path}") from error
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}; choose a folder that is writable"

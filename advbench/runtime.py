@@ -1,7 +1,7 @@
 """Where computation runs, and at which precision. Lightning Fabric does the work."""
 
 import warnings
-from functools import cached_property
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -32,45 +32,14 @@ class Runtime(BaseModel):
     devices: int = Field(default=1, ge=1)
     precision: Precision = "32-true"
 
-    @cached_property
+    @property
     def fabric(self) -> "Fabric":
         """The Fabric that places modules, batches and optimisers; launched on first use.
 
         Raises:
             InvalidConfig: The device is not there.
         """
-        from lightning_fabric import Fabric
-
-        accelerator, _, index = self.device.partition(":")
-        self._check(accelerator, index)
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=[int(index)] if index else self.devices,
-            strategy="auto" if self.devices == 1 else "ddp",
-            precision=self.precision,
-        )
-        with warnings.catch_warnings():
-            # The batches are tensors already in memory, so advice on data-loading workers does not apply.
-            warnings.filterwarnings("ignore", module="lightning_fabric")
-            fabric.launch()
-        return fabric
-
-    def _check(self, accelerator: str, index: str) -> None:
-        present = {
-            "auto": 1,
-            "cpu": self.devices,
-            "cuda": torch.cuda.device_count(),
-            "mps": int(torch.backends.mps.is_available()),
-        }
-        if accelerator not in present or (index and not index.isdigit()):
-            raise InvalidConfig(f"unknown device '{self.device}': expected auto, cpu, cuda, cuda:N or mps")
-        count = present[accelerator]
-        wanted = int(index) + 1 if index else self.devices if accelerator != "auto" else 1
-        if wanted > count:
-            there = ", ".join(f"{name} ({number})" for name, number in present.items() if number and name != "auto")
-            raise InvalidConfig(
-                f"device '{self.device}' x {self.devices} is not there: this machine has {there}; use --device cpu"
-            )
+        return _launched(self)
 
     @property
     def torch_device(self) -> torch.device:
@@ -86,3 +55,40 @@ class Runtime(BaseModel):
     def inference_dtype(self) -> torch.dtype:
         """The precision of queries that serve fitting alone."""
         return {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[self.precision]
+
+
+@cache  # of a value: many runs of one process ask for the same
+def _launched(runtime: Runtime) -> "Fabric":
+    from lightning_fabric import Fabric  # lazy: takes a second
+
+    accelerator, _, index = runtime.device.partition(":")
+    _check(runtime, accelerator, index)
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=[int(index)] if index else runtime.devices,
+        strategy="auto" if runtime.devices == 1 else "ddp",
+        precision=runtime.precision,
+    )
+    with warnings.catch_warnings():
+        # The batches are tensors already in memory, so advice on data-loading workers does not apply.
+        warnings.filterwarnings("ignore", module="lightning_fabric")
+        fabric.launch()
+    return fabric
+
+
+def _check(runtime: Runtime, accelerator: str, index: str) -> None:
+    present = {
+        "auto": 1,
+        "cpu": runtime.devices,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if accelerator not in present or (index and not index.isdigit()):
+        raise InvalidConfig(f"unknown device '{runtime.device}': expected auto, cpu, cuda, cuda:N or mps")
+    count = present[accelerator]
+    wanted = int(index) + 1 if index else runtime.devices if accelerator != "auto" else 1
+    if wanted > count:
+        there = ", ".join(f"{name} ({number})" for name, number in present.items() if number and name != "auto")
+        raise InvalidConfig(
+            f"device '{runtime.device}' x {runtime.devices} is not there: this machine has {there}; use --device cpu"
+        )

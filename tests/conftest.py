@@ -78,6 +78,13 @@ def plain(classes):
 def other(classes):
     return Plain(classes, 1)
 
+class Rounded(Plain):
+    def forward(self, images):
+        return super().forward((images * 4).round() / 4)
+
+def rounded(classes):
+    return Rounded(classes, 0)
+
 def broken(classes):
     raise RuntimeError("no network today")
 

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     | {"tensors", "threat", "targets", "datasets", "access", "progress", "runtime", "seeding", "checkpoint"}
     | {"registry"},  # a table of names that imports nothing: for methods made of another that is named
     "results": BASE | {"threat"},
-    "report": {"results", "metrics", "types", "errors"},
+    "report": {"results", "metrics", "types", "errors", "files"},
     "bench": BASE
     | {"tensors", "threat", "targets", "datasets", "access", "methods", "metrics", "results", "registry"}
     | {"progress", "runtime", "seeding"},

@@ -2,11 +2,13 @@
 
 from advbench.bench.cell import Outcome, run_cell
 from advbench.bench.evaluate import Evaluation, accuracy, evaluate
+from advbench.bench.regions import DecisionPlane, decision_plane
 from advbench.bench.request import Prepared, RunRequest, Workshop, make_target, prepare, why_incompatible
 from advbench.bench.verify import Verdict, verify_result
 from advbench.methods import build_method
 
 __all__ = [
+    "DecisionPlane",
     "Evaluation",
     "Outcome",
     "Prepared",
@@ -15,6 +17,7 @@ __all__ = [
     "Workshop",
     "accuracy",
     "build_method",
+    "decision_plane",
     "evaluate",
     "make_target",
     "prepare",

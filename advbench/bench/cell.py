@@ -1,6 +1,7 @@
 """One cell: one method against one target on one dataset, run, checked and stored."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any, cast
 import torch
 
 from advbench.access import QueryLedger, fit_access, perturb_access
-from advbench.bench.evaluate import Evaluation, accuracy, evaluate
-from advbench.bench.request import Prepared, RunRequest, Workshop, prepare
+from advbench.bench.diagnose import flags_that_concern, loss_flags
+from advbench.bench.evaluate import Evaluation, evaluate
+from advbench.bench.request import FirstLook, Prepared, RunRequest, Workshop, prepare
 from advbench.bench.summary import phase, summarise
 from advbench.errors import AdvbenchError, BudgetSpent, StorageError
 from advbench.methods import Context, Perturber, TrainingImages
 from advbench.progress import Progress
-from advbench.results import CellRecord, Metrics, ResultStore, environment
+from advbench.results import CellRecord, Flag, Metrics, ResultStore, environment
 from advbench.seeding import derive_seed
-from advbench.targets import Classifier, ClassifierSpec, make_classifier, target_warnings
+from advbench.targets import Classifier, ClassifierSpec, make_classifier
 from advbench.tensors import Images, Rows
 from advbench.types import Status
 
@@ -39,7 +41,9 @@ class Outcome:
     folder: Path
 
 
-def run_cell(request: RunRequest, progress: Progress, workshop: Workshop | None = None) -> Outcome | None:
+def run_cell(
+    request: RunRequest, progress: Progress, workshop: Workshop | None = None, *, wait: bool = True
+) -> Outcome | None:
     """Run a request, or answer it from the store.
 
     A method that fails, asks for too much or does not fit is contained: the record says so, and has no metrics. In a
@@ -49,23 +53,26 @@ def run_cell(request: RunRequest, progress: Progress, workshop: Workshop | None 
         request: What to run.
         progress: Told what is going on.
         workshop: Keeps the dataset and the target for the next run of this process.
+        wait: For another process that is making this very result.
 
     Raises:
+        ResultClaimed: There is such a process, and ``wait`` is false.
         AdvbenchError: The request itself cannot be met: an unknown name, missing data, a folder that is not writable.
     """
     store = ResultStore(request.results)
     store.check_writable()
+    workshop = workshop or Workshop()
     prepared = prepare(request, progress, workshop)
     key = prepared.spec.key
     if not request.runtime.is_main:
         if store.finished(key) is None and prepared.incompatible is None:
             _fit(prepared, progress, store.work_folder(key))
         return None
-    with store.working(key) as work:
+    with store.working(key, wait=wait) as work:
         found = store.finished(key)
         if found is not None:
             return Outcome(found, True, store.folder(key))
-        attempt = _run(prepared, progress, work)
+        attempt = _run(prepared, progress, work, workshop)
         tensors = {"state": attempt.state or {}, "perturbed": attempt.perturbed, "examples": attempt.examples}
         samples = attempt.evaluation.samples if attempt.evaluation else None
         record = store.save(attempt.record, samples, tensors)
@@ -90,22 +97,35 @@ class _Attempt:
         return self.evaluation.examples if self.evaluation else {}
 
 
-def _run(prepared: Prepared, progress: Progress, work: Path) -> _Attempt:
+def _run(prepared: Prepared, progress: Progress, work: Path, workshop: Workshop) -> _Attempt:
     if prepared.incompatible is not None:
         return _Attempt(_record(prepared, Status.INCOMPATIBLE, prepared.incompatible))
-    clean = None
+    look = None
     try:
-        clean = accuracy(prepared.target, prepared.dataset.evaluation).value
-        progress.say(f"the target's clean accuracy is {clean:.1%} on {len(prepared.dataset.evaluation)} images")
-        return _measure(prepared, progress, work, clean)
+        look = workshop.first_look(prepared.target, prepared.dataset.evaluation, prepared.request.batch_size)
+        progress.say(f"the target's clean accuracy is {look.accuracy:.1%} on {len(look.images)} images")
+        for flag in _known_flags(prepared, look):
+            progress.say(f"warning: {flag.in_words}")
+        return _measure(prepared, progress, work, look)
     except BudgetSpent as error:
-        return _Attempt(_record(prepared, Status.BUDGET_SPENT, str(error), clean_accuracy=clean))
+        return _Attempt(_record(prepared, Status.BUDGET_SPENT, str(error), look))
     except StorageError:
         raise
     except Exception as error:  # whatever a method or a target raises is its failure, never robustness
         message = str(error) if isinstance(error, AdvbenchError) else (str(error).splitlines() or [""])[0]
         reason = f"{type(error).__name__}: {message}"
-        return _Attempt(_record(prepared, Status.FAILED, reason, clean_accuracy=clean))
+        return _Attempt(_record(prepared, Status.FAILED, reason, look))
+
+
+def _known_flags(prepared: Prepared, look: FirstLook) -> list[Flag]:
+    """What the target's first look has against this method's result."""
+    return flags_that_concern(look.flags, prepared.method.needs(prepared.request.goal))
+
+
+def _result_flags(prepared: Prepared, evaluation: Evaluation) -> list[Flag]:
+    """What the outcome has against it; a control, which looks at nothing, does not try to move the loss."""
+    needs, goal = prepared.method.needs(prepared.request.goal), prepared.request.goal
+    return loss_flags(evaluation.samples, goal) if needs.fit | needs.perturb else []
 
 
 def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Context:
@@ -137,16 +157,13 @@ def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Con
     )
 
 
-def _measure(prepared: Prepared, progress: Progress, work: Path, clean_accuracy: float) -> _Attempt:
-    dataset, target, threat = prepared.dataset, prepared.target, prepared.threat
-    warnings = target_warnings(target, dataset.evaluation.images(slice(0, 32)))
-    for warning in warnings:
-        progress.say(f"warning: {warning}")
+def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook) -> _Attempt:
+    dataset, threat = prepared.dataset, prepared.threat
     started = time.perf_counter()
     perturber, fit_ledger = _fit(prepared, progress, work)
     fit_seconds = time.perf_counter() - started
     perturb_ledger = QueryLedger(len(dataset.evaluation), max_each=threat.max_queries)
-    evaluation = _evaluate(prepared, perturber, perturb_ledger, progress)
+    evaluation = _evaluate(prepared, perturber, perturb_ledger, progress, look)
     metrics = summarise(
         evaluation.samples,
         values_per_image=3 * dataset.image_size**2,
@@ -159,9 +176,10 @@ def _measure(prepared: Prepared, progress: Progress, work: Path, clean_accuracy:
         prepared,
         Status.OK,
         None,
-        clean_accuracy=clean_accuracy,
+        look,
         metrics=metrics,
-        notes=[*warnings, *perturber.notes()],
+        flags=_result_flags(prepared, evaluation),
+        notes=list(perturber.notes()),
         history=[dict(epoch) for epoch in perturber.history()],
     )
     return _Attempt(record, evaluation, perturber.state())
@@ -181,7 +199,9 @@ def _fit(prepared: Prepared, progress: Progress, work: Path) -> tuple[Perturber,
     return perturber, ledger
 
 
-def _evaluate(prepared: Prepared, perturber: Perturber, ledger: QueryLedger, progress: Progress) -> Evaluation:
+def _evaluate(
+    prepared: Prepared, perturber: Perturber, ledger: QueryLedger, progress: Progress, look: FirstLook
+) -> Evaluation:
     images, request = prepared.dataset.evaluation, prepared.request
 
     def perturb(batch: Images, rows: Rows) -> Images:
@@ -196,6 +216,7 @@ def _evaluate(prepared: Prepared, perturber: Perturber, ledger: QueryLedger, pro
             budget=request.budget,
             goal=request.goal,
             batch_size=request.batch_size,
+            clean_answers=look.answers,
             advance=task.advance,
         )
 
@@ -204,9 +225,10 @@ def _record(
     prepared: Prepared,
     status: Status,
     reason: str | None,
+    look: FirstLook | None = None,
     *,
-    clean_accuracy: float | None = None,
     metrics: Metrics | None = None,
+    flags: Sequence[Flag] = (),
     notes: list[str] | None = None,
     history: list[dict[str, Any]] | None = None,
 ) -> CellRecord:
@@ -217,8 +239,9 @@ def _record(
         spec=prepared.spec,
         request=prepared.request.model_dump(mode="json"),
         environment=environment(prepared.request.runtime.torch_device),
-        clean_accuracy=clean_accuracy,
+        clean_accuracy=None if look is None else look.accuracy,
         metrics=metrics,
+        flags=(*(() if look is None else _known_flags(prepared, look)), *flags),
         notes=notes or [],
         history=history or [],
         classes=list(prepared.dataset.classes),

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,14 @@ from advbench.datasets import LabelledImages
 from advbench.errors import InvalidData, InvalidPerturbation
 from advbench.metrics import Proportion, perturbation_sizes, proportion, structural_similarity, to_uint8
 from advbench.targets import Target
-from advbench.tensors import Images, Rows
+from advbench.tensors import Images, Labels, Rows
 from advbench.threat import Budget
 from advbench.types import Capability, Goal
 
-__all__ = ["Evaluation", "accuracy", "check_perturbed", "evaluate"]
+__all__ = ["Answers", "Evaluation", "accuracy", "check_perturbed", "clean_answers", "evaluate"]
+
+Answers = dict[str, Tensor]
+"""Predicted classes and, where there are scores, their softmax, by the names of their columns."""
 
 TOLERANCE = 1e-6
 """On the budget, relative and absolute: what float32 rounding of ``x + delta`` can add."""
@@ -27,6 +31,10 @@ KEPT_BYTES = 256 * 2**20
 """The most perturbed images that are kept, in bytes of float32."""
 
 EXAMPLES = 8
+"""How many images are kept before and after, for figures."""
+
+SHARED = 3
+"""How many of them are chosen before anything is perturbed, so that what several methods did can be compared."""
 
 
 def check_perturbed(perturbed: Images, images: Images, budget: Budget) -> None:
@@ -60,7 +68,8 @@ class Evaluation:
         samples: One row an image: ids, labels, predictions and softmax scores clean, raw, valid and 8-bit; sizes.
         seconds: Spent in the method alone.
         perturbed: What the method returned, ``(count, 3, height, width)``, or None where that is too much to keep.
-        examples: A few images, ``clean`` and ``perturbed``, with their ``rows``; those that turned as wanted first.
+        examples: A few images, ``clean`` and ``perturbed``, with their ``rows``: those that turned as wanted, of as
+            many classes as there are, then the first of some classes that could turn, the same for every method.
     """
 
     samples: pa.Table
@@ -69,21 +78,32 @@ class Evaluation:
     examples: dict[str, Tensor]
 
 
+_Example = tuple[int, Tensor, Tensor]
+
+
 @dataclass
 class _Examples:
     goal: Goal
-    turned: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
-    others: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    turned: dict[int, list[_Example]] = field(default_factory=lambda: defaultdict(list))
+    shared: dict[int, list[_Example]] = field(default_factory=lambda: defaultdict(list))
+    others: list[_Example] = field(default_factory=list)
 
-    def offer(self, rows: Rows, before: Tensor, after: Tensor, images: Images, perturbed: Images) -> None:
-        wanted = (~before & after) if self.goal is Goal.ENHANCE else (before & ~after)
-        for position in range(len(rows)):
-            kind = self.turned if wanted[position] else self.others
+    def offer(
+        self, rows: Rows, labels: Labels, before: Tensor, after: Tensor, images: Images, perturbed: Images
+    ) -> None:
+        could = before if self.goal is Goal.DEGRADE else ~before
+        turned = could & (before ^ after)
+        for position, label in enumerate(labels.tolist()):
+            if could[position] and len(self.shared) < SHARED and label not in self.shared:
+                kind = self.shared[label]
+            else:
+                kind = self.turned[label] if turned[position] else self.others
             if len(kind) < EXAMPLES:
                 kind.append((int(rows[position]), images[position].clone(), perturbed[position].clone()))
 
     def chosen(self) -> dict[str, Tensor]:
-        chosen = (self.turned + self.others)[:EXAMPLES]
+        by_turns = [each for group in zip_longest(*self.turned.values()) for each in group if each is not None]
+        chosen = [*by_turns[: EXAMPLES - len(self.shared)], *chain(*self.shared.values()), *self.others][:EXAMPLES]
         return {
             "rows": torch.tensor([row for row, _, _ in chosen]),
             "clean": torch.stack([clean for _, clean, _ in chosen]),
@@ -97,11 +117,20 @@ def accuracy(target: Target, images: LabelledImages, batch_size: int = 256) -> P
     Raises:
         InvalidData: The target gave answers from which no class can be read.
     """
-    hits = [
-        dict(_answers(target, "clean", images.images(rows)))["clean_prediction"] == images.labels[rows]
-        for rows in torch.arange(len(images)).split(batch_size)
+    predicted = clean_answers(target, images, batch_size)["clean_prediction"]
+    return proportion((predicted == images.labels).numpy())
+
+
+def clean_answers(target: Target, images: LabelledImages, batch_size: int) -> Answers:
+    """Ask the target about the images as they are, in float32.
+
+    Raises:
+        InvalidData: The target gave answers from which no class can be read.
+    """
+    pieces = [
+        dict(_answers(target, "clean", images.images(rows))) for rows in torch.arange(len(images)).split(batch_size)
     ]
-    return proportion(torch.cat(hits).numpy())
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def evaluate(
@@ -112,9 +141,10 @@ def evaluate(
     budget: Budget,
     goal: Goal,
     batch_size: int,
+    clean_answers: Answers,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Perturb every image, then score clean, raw, valid and 8-bit versions in passes of their own.
+    """Perturb every image, then score raw, valid and 8-bit versions in passes of their own.
 
     Args:
         target: Scored in float32, as it is.
@@ -123,6 +153,7 @@ def evaluate(
         budget: Checked on every image.
         goal: Decides which examples are kept.
         batch_size: Images at a time.
+        clean_answers: The target's answers on the images as they are.
         advance: Told how many images are done.
 
     Raises:
@@ -140,7 +171,7 @@ def evaluate(
         perturbed = perturb(clean.clone(), rows).detach()
         seconds += time.perf_counter() - started
         check_perturbed(perturbed, clean, budget)
-        before = dict(_answers(target, "clean", clean))
+        before = {name: values[rows] for name, values in clean_answers.items()}
         after = dict(_answers(target, "raw", perturbed))
         valid = dict(_answers(target, "valid", perturbed.clamp(0, 1)))
         rounded = dict(_answers(target, "uint8", to_uint8(perturbed)))
@@ -150,7 +181,7 @@ def evaluate(
             columns[name].append(values.numpy())
         labels = images.labels[rows]
         was_right, is_right = before["clean_prediction"] == labels, valid["valid_prediction"] == labels
-        examples.offer(rows, was_right, is_right, clean, perturbed)
+        examples.offer(rows, labels, was_right, is_right, clean, perturbed)
         if keep:
             kept.append(perturbed)
         advance(len(rows))

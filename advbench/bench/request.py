@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from advbench.bench.diagnose import PROBED_IMAGES, target_flags
+from advbench.bench.evaluate import Answers, clean_answers
 from advbench.datasets import Dataset, DatasetSpec, LabelledImages, load_dataset
 from advbench.errors import InvalidConfig
 from advbench.files import code_digest, file_hash
 from advbench.methods import Method, Setting, Transfer, build_method
 from advbench.progress import Progress
 from advbench.registry import ATTACKS
-from advbench.results import CellSpec, DatasetIdentity, TargetIdentity
+from advbench.results import CellSpec, DatasetIdentity, Flag, TargetIdentity
 from advbench.runtime import Runtime
 from advbench.targets import ClassifierSpec, Fusion, ModuleTarget, Target, make_classifier
 from advbench.threat import Budget, ThreatModel, threat_model
@@ -47,7 +49,7 @@ class RunRequest(BaseModel):
         seed: Of everything random.
         runtime: Where to compute.
         batch_size: Evaluation images at a time.
-        results: The folder of results.
+        results: The folder of results, or a URL.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,7 +70,7 @@ class RunRequest(BaseModel):
     seed: int = 0
     runtime: Runtime = Runtime()
     batch_size: int = Field(default=128, ge=1)
-    results: Path = Path("advbench-results")
+    results: Annotated[str, BeforeValidator(str)] = "advbench-results"
 
     @field_validator("via", mode="before")
     @classmethod
@@ -113,12 +115,37 @@ def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progre
     return target.to(runtime.torch_device)
 
 
+@dataclass(frozen=True)
+class FirstLook:
+    """What the harness sees of a target before anything attacks it.
+
+    Args:
+        target: Which was looked at.
+        images: Which it was asked about.
+        batch_size: How many at a time.
+        answers: On the images as they are.
+        flags: What makes any result on it doubtful.
+    """
+
+    target: Target
+    images: LabelledImages
+    batch_size: int
+    answers: Answers
+    flags: list[Flag]
+
+    @property
+    def accuracy(self) -> float:
+        """On the images as they are, a fraction."""
+        return (self.answers["clean_prediction"] == self.images.labels).double().mean().item()
+
+
 class Workshop:
-    """What several runs in one process share: the dataset that was loaded and the target that was made last."""
+    """What several runs in one process share: the last dataset, the last target, and what was seen of it."""
 
     def __init__(self) -> None:
         self._dataset: tuple[DatasetSpec, Dataset] | None = None
         self._target: tuple[tuple[ClassifierSpec, Runtime, str], Target] | None = None
+        self._look: FirstLook | None = None
 
     def dataset(self, spec: DatasetSpec) -> Dataset:
         """Load a dataset, unless it was loaded last."""
@@ -132,6 +159,19 @@ class Workshop:
         if self._target is None or self._target[0] != wanted:
             self._target = wanted, make_target(spec, dataset, runtime, progress)
         return self._target[1]
+
+    def first_look(self, target: Target, images: LabelledImages, batch_size: int) -> FirstLook:
+        """Ask a target about clean images, unless it was asked last.
+
+        Raises:
+            InvalidData: It gave answers from which no class can be read.
+        """
+        last = self._look
+        if last is None or last.target is not target or last.images is not images or last.batch_size != batch_size:
+            answers = clean_answers(target, images, batch_size)
+            flags = target_flags(target, images.images(slice(0, PROBED_IMAGES)))
+            last = self._look = FirstLook(target, images, batch_size, answers, flags)
+        return last
 
 
 def _method_and_threat(request: RunRequest) -> tuple[Method, ThreatModel]:

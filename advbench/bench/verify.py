@@ -7,7 +7,7 @@ import torch
 
 from advbench.access import QueryLedger, perturb_access
 from advbench.bench.cell import context_of
-from advbench.bench.evaluate import evaluate
+from advbench.bench.evaluate import clean_answers, evaluate
 from advbench.bench.request import RunRequest, prepare
 from advbench.errors import InvalidConfig
 from advbench.files import code_digest
@@ -81,6 +81,7 @@ def verify_result(record: CellRecord, store: ResultStore, progress: Progress) ->
             budget=record.spec.budget,
             goal=record.spec.goal,
             batch_size=prepared.request.batch_size,
+            clean_answers=clean_answers(prepared.target, images, prepared.request.batch_size),
             advance=task.advance,
         ).samples
     findings = []

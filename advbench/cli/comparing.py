@@ -31,7 +31,7 @@ __all__ = ["compare", "query"]
 @errors_in_one_line
 def compare(
     chosen: tuple[str, ...],
-    results: Path,
+    results: str,
     dataset: str | None,
     images: Any,
     published: str | None,
@@ -83,7 +83,7 @@ def compare(
 @RESULTS
 @click.option("--format", "form", default="terminal", show_default=True, type=click.Choice(["terminal", "csv", "json"]))
 @errors_in_one_line
-def query(sql: str, results: Path, form: str) -> None:
+def query(sql: str, results: str, form: str) -> None:
     """Ask all stored results in SQL: the tables are 'results', one row a run, and 'samples', one row an image.
 
     advbench query "select attack, target, avg(valid_accuracy) from results group by all"

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -166,7 +165,7 @@ def train(**given: Any) -> None:
 @click.argument("what", type=click.Choice(["attacks", "baselines", "targets", "datasets", "threats", "results"]))
 @RESULTS
 @errors_in_one_line
-def list_(what: str, results: Path) -> None:
+def list_(what: str, results: str) -> None:
     """List what there is."""
     screen = Screen()
     if what == "attacks":
@@ -207,7 +206,7 @@ def describe(attack: str) -> None:
 @RESULTS
 @JSON
 @errors_in_one_line
-def show(result: str, results: Path, as_json: bool) -> None:
+def show(result: str, results: str, as_json: bool) -> None:
     """Show a stored result; RESULT is its key or the beginning of it."""
     from advbench.report import draw_figures, record_summary
     from advbench.results import ResultStore
@@ -230,7 +229,7 @@ def show(result: str, results: Path, as_json: bool) -> None:
 @RESULTS
 @JSON
 @errors_in_one_line
-def verify(result: str, results: Path, as_json: bool) -> None:
+def verify(result: str, results: str, as_json: bool) -> None:
     """Compute a stored result again and say whether it holds; exits with 1 where it does not."""
     from advbench.bench import verify_result
     from advbench.results import ResultStore

@@ -33,11 +33,10 @@ __all__ = [
 
 RESULTS = click.option(
     "--results",
-    type=click.Path(path_type=Path),
-    default=Path("advbench-results"),
+    default="advbench-results",
     envvar="ADVBENCH_RESULTS",
     show_default=True,
-    help="Folder of results.",
+    help="Folder of results, or a URL that fsspec knows: s3://...",
 )
 
 _TARGET_OPTIONS = (

@@ -2,22 +2,25 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advbench.cli.main import main, request_of
 from advbench.cli.options import RESULTS
 from advbench.cli.screen import Screen, errors_in_one_line
-from advbench.files import write_text
+from advbench.errors import InvalidConfig
+from advbench.files import file_hash, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from advbench.suites import PlannedCell, Suite
+    from advbench.report.run import Run
+    from advbench.suites import Executor, PlannedCell, Suite
 
 __all__ = ["report", "suite"]
 
@@ -35,7 +38,7 @@ def suite() -> None:
 @SCALE
 @RESULTS
 @errors_in_one_line
-def plan_(file: Path, scale: str | None, results: Path) -> None:
+def plan_(file: Path, scale: str | None, results: str) -> None:
     """Show a suite's cells: what is stored, what is to run and how long it may take, what cannot run and why."""
     from advbench.results import ResultStore
     from advbench.suites import load_suite, plan
@@ -52,14 +55,15 @@ def plan_(file: Path, scale: str | None, results: Path) -> None:
 @SCALE
 @RESULTS
 @errors_in_one_line
-def status(file: Path, scale: str | None, results: Path) -> None:
+def status(file: Path, scale: str | None, results: str) -> None:
     """Show how far a suite is, and what failed."""
     from advbench.results import ResultStore
     from advbench.suites import Journal, load_suite, plan
 
+    store = ResultStore(results)
     loaded = load_suite(file, scale)
-    planned = plan(loaded, request_of, ResultStore(results))
-    failures = Journal.of(loaded, results).failures_of(planned)
+    planned = plan(loaded, request_of, store)
+    failures = Journal.of(loaded, store).failures_of(planned)
     screen = Screen()
     for cell, reason in failures:
         screen.show(f"{cell.cell}: {reason}")
@@ -70,31 +74,37 @@ def status(file: Path, scale: str | None, results: Path) -> None:
 @FILE
 @SCALE
 @RESULTS
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes side by side. One a processor.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="local: processes side by side. One a processor.")
+@click.option("--address", metavar="HOST:PORT", help="ray: of the cluster. The one this machine is part of.")
+@click.option("--cpus", type=click.IntRange(1), metavar="N", help="ray: processors for a cell. 1.")
+@click.option("--gpus", type=click.FloatRange(0), metavar="N", help="ray: accelerators for a cell. 1 where there are.")
 @errors_in_one_line
-def run(file: Path, scale: str | None, results: Path, workers: int | None) -> None:
+def run(file: Path, scale: str | None, results: str, executor: str, **resources: Any) -> None:
     """Run what of a suite is not stored yet, and compare.
 
     Each cell is by itself: one that fails says why and holds up no other. Stopped or killed at any moment, the same
-    command goes on from where it was.
+    command goes on from where it was; run twice at once, the two share the work. On a cluster, all machines share
+    --results, a folder or a URL, and the folder ADVBENCH_HOME.
     """
     from advbench.cli.watch import Watch
     from advbench.report import formats
     from advbench.report.compare import compare as compared
     from advbench.results import ResultStore
-    from advbench.suites import Journal, State, load_suite, plan, processors, run_locally
+    from advbench.suites import Journal, State, load_suite, plan
 
+    execute = _executor(executor, results, resources)
     store = ResultStore(results)
     store.check_writable()
     loaded = load_suite(file, scale)
     planned = plan(loaded, request_of, store)
-    journal = Journal.of(loaded, results)
+    journal = Journal.of(loaded, store)
     screen = Screen()
     todo = {number: cell for number, cell in enumerate(planned) if cell.state is State.TO_RUN}
     if todo:
         requests = {number: cell.request for number, cell in todo.items() if cell.request is not None}
         with Watch(todo) as watch:
-            for done in run_locally(requests, workers or processors(), watch.tell):
+            for done in execute(requests, watch.tell):
                 journal.add(todo[done.cell], done)
                 watch.end(done)
         planned = plan(loaded, request_of, store)
@@ -103,7 +113,7 @@ def run(file: Path, scale: str | None, results: Path, workers: int | None) -> No
     for cell in planned:
         if cell.state in (State.INCOMPATIBLE, State.INVALID):
             screen.say(f"{cell.cell}: {cell.state}: {cell.reason}")
-    records = [store.find(cell.key) for cell in planned if cell.key is not None]
+    records = [cell.record for cell in planned if cell.record is not None]
     for table in compared(records, store):
         screen.show(formats.as_terminal(formats.comparison_grid(table)))
     screen.show(_summary(planned))
@@ -116,35 +126,87 @@ def run(file: Path, scale: str | None, results: Path, workers: int | None) -> No
 @SCALE
 @RESULTS
 @click.option("--html", "page", type=click.Path(path_type=Path), metavar="PAGE", help="Write the page here.")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), metavar="DIR", help="Write tables, figures and records here."
+)
 @errors_in_one_line
-def report(file: Path, scale: str | None, results: Path, page: Path | None) -> None:
-    """Write one self-contained page about a suite's stored results: tables, figures, gallery, every run's making."""
+def report(file: Path, scale: str | None, results: str, page: Path | None, folder: Path | None) -> None:
+    """Write about a suite's stored results: one self-contained page, or a folder that is small enough to be committed.
+
+    The page has tables, figures, a gallery and every run's making; the folder has the tables as Markdown, LaTeX and
+    CSV, figures, and a manifest from whose records the tables can be made again.
+    """
+    from advbench.report.archive import Manifest, SuiteIdentity, write_archive
     from advbench.report.compare import compare as compared
-    from advbench.report.page import Run, render_page
+    from advbench.report.page import render_page
     from advbench.report.plots import comparison_figures
     from advbench.results import ResultStore
     from advbench.suites import Journal, load_suite, plan
 
+    if page is None and folder is None:
+        raise InvalidConfig("nothing to write: name a page with --html, a folder with --folder, or both")
     store = ResultStore(results)
     loaded = load_suite(file, scale)
     planned = plan(loaded, request_of, store)
-    failures = {id(cell): reason for cell, reason in Journal.of(loaded, results).failures_of(planned)}
-    runs = [
+    runs = _runs(planned, {id(cell): reason for cell, reason in Journal.of(loaded, store).failures_of(planned)})
+    records = [run.record for run in runs if run.record is not None]
+    screen = Screen()
+    if page is not None:
+        tables = compared(records, store)
+        drawings = comparison_figures(records, tables, store, with_images=False)
+        write_text(page, render_page(loaded.title, loaded.question, runs, tables, drawings, store))
+        screen.show(f"{len(records)} results in {page}")
+    if folder is not None:
+        identity = SuiteIdentity(
+            file=file.as_posix(),
+            sha256=file_hash(file),
+            scale=scale,
+            identity=loaded.identity,
+            title=loaded.title,
+            question=loaded.question,
+        )
+        words = [str(file), *(["--scale", scale] if scale else [])]
+        commands = [
+            shlex.join(["advbench", "suite", "run", *words]),
+            shlex.join(["advbench", "report", *words, "--folder", folder.as_posix()]),
+        ]
+        for written in write_archive(folder, Manifest(suite=identity, commands=commands, runs=runs), store):
+            screen.show(str(written))
+
+
+def _runs(planned: "Sequence[PlannedCell]", failures: Mapping[int, str]) -> "list[Run]":
+    from advbench.report.run import Run
+
+    return [
         Run(
-            name=str(cell.cell),
+            names=dict(cell.cell.names),
             command=shlex.join(["advbench", "run", *cell.cell.arguments]),
             state=str(cell.state),
-            reason=cell.reason or failures.get(id(cell)) or "it was not run yet",
-            record=store.find(cell.key) if cell.key else None,
+            reason=None if cell.record else cell.reason or failures.get(id(cell)) or "it was not run yet",
+            record=cell.record,
         )
         for cell in planned
     ]
-    records = [run.record for run in runs if run.record is not None]
-    tables = compared(records, store)
-    written = page or Path("reports") / f"{file.stem}.html"
-    text = render_page(loaded.title, loaded.question, runs, tables, comparison_figures(records, tables, store), store)
-    write_text(written, text)
-    Screen().show(f"{len(records)} results in {written}")
+
+
+def _executor(name: str, results: str, resources: Mapping[str, Any]) -> "Executor":
+    """Where cells run.
+
+    Raises:
+        InvalidConfig: An option that means nothing there, or results that workers would not share.
+    """
+    from advbench.suites import processors, run_locally, run_on_ray
+
+    own = ("workers",) if name == "local" else ("address", "cpus", "gpus")
+    for option, value in resources.items():
+        if value is not None and option not in own:
+            raise InvalidConfig(f"--{option} means nothing with --executor {name}: it takes --{', --'.join(own)}")
+    if results.startswith("memory:"):
+        raise InvalidConfig(f"--results {results} is seen by one process alone: a suite has several; name a folder")
+    if name == "local":
+        return partial(run_locally, workers=resources["workers"] or processors())
+    address, cpus = resources["address"] or "auto", resources["cpus"] or 1
+    return partial(run_on_ray, address=address, processors=cpus, accelerators=resources["gpus"])
 
 
 def _table(loaded: "Suite", planned: "Sequence[PlannedCell]") -> "Table":

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, Self
 from advbench.types import Status
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from advbench.suites import Done, Event, PlannedCell
 
 __all__ = ["Watch"]
+
+LONG_SECONDS = 24 * 3600
+"""Over how long the speed is taken: a cell may take an hour, and the time to go is then still known."""
 
 
 class Watch:
@@ -25,23 +30,34 @@ class Watch:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.table import Column
 
-        self._cells = cells
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+        # What a cell is called gives way to the figures in a narrow terminal.
+        called = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        figures: list[ProgressColumn] = [
+            BarColumn(12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
+        ]
+
+        self._cells = cells
+        self._bars = Progress(
+            called,
+            *figures,
             console=Console(stderr=True),
+            expand=True,
+            speed_estimate_period=LONG_SECONDS,
         )
         self._whole = self._bars.add_task("cells", total=len(cells), figures="")
-        self._running: dict[int, int] = {}
+        self._running: dict[int, TaskID] = {}
+        self._ended: set[int] = set()
         self._failed = 0
 
     def __enter__(self) -> Self:
@@ -52,26 +68,29 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for task in self._running.values():
-            self._bars.remove_task(task)  # type: ignore[arg-type]
+            self._bars.remove_task(task)
         self._bars.stop()
 
     def tell(self, event: "Event") -> None:
         """Show how far a cell is."""
+        if event.cell in self._ended:  # told before its end, and passed on after it
+            return
         if event.cell not in self._running:
             self._running[event.cell] = self._bars.add_task("", total=None, figures="")
         figures = "  ".join(f"{name} {value:.3f}" for name, value in event.figures.items())
         self._bars.update(
-            self._running[event.cell],  # type: ignore[arg-type]
+            self._running[event.cell],
             description=f"  {self._cells[event.cell].cell}: {event.task}",
             completed=event.done,
-            total=event.total,
+            total=event.total or None,
             figures=figures,
         )
 
     def end(self, done: "Done") -> None:
         """Take a cell off, and count it."""
+        self._ended.add(done.cell)
         task = self._running.pop(done.cell, None)
         if task is not None:
-            self._bars.remove_task(task)  # type: ignore[arg-type]
+            self._bars.remove_task(task)
         self._failed += done.status is not Status.OK
         self._bars.update(self._whole, advance=1, figures=f"{self._failed} without a result" if self._failed else "")

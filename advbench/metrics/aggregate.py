@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score
 
 __all__ = ["Proportion", "mean_average_precision", "proportion"]
 
@@ -28,6 +26,8 @@ def proportion(hits: NDArray[np.bool_]) -> Proportion:
     """The share of true values, with Wilson's 95% interval."""
     if not len(hits):
         return Proportion(float("nan"), float("nan"), float("nan"))
+    from scipy.stats import binomtest  # lazy: takes a second
+
     interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence_level=0.95, method="wilson")
     return Proportion(float(hits.mean()), float(interval.low), float(interval.high))
 
@@ -39,6 +39,8 @@ def mean_average_precision(probabilities: NDArray[np.float32], labels: NDArray[n
         probabilities: Softmax scores, ``(samples, classes)``.
         labels: Correct classes, ``(samples,)``.
     """
+    from sklearn.metrics import average_precision_score  # lazy: takes a second
+
     present = np.unique(labels)
     truth = labels[:, None] == present[None, :]
     return float(average_precision_score(truth, probabilities[:, present], average="macro"))

@@ -1,25 +1,21 @@
 """Many results side by side: a table for each dataset, goal and budget that tells what is beyond chance."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from advbench.metrics import holm, mean_interval, paired_p_value, proportion
-from advbench.results import CellRecord, ResultStore
+from advbench.report.answers import Answers, SampleSource, Version, answers_of, paired, version_of
+from advbench.report.diagnose import comparison_flags
+from advbench.results import CellRecord, Flag
 from advbench.types import Goal, Status
 
-__all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "Version", "compare", "method_label", "target_label"]
-
-Version = Literal["raw", "valid", "uint8"]
-"""Which images count: as the method returned them, clipped to [0, 1], or rounded to 8 bits as well."""
+__all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "compare", "method_label", "target_label"]
 
 SIGNIFICANT = 0.05
-
-Right = NDArray[np.bool_]
 
 
 class _Model(BaseModel):
@@ -44,6 +40,7 @@ class ComparedCell(_Model):
         ms_per_image: Mean milliseconds an image in use.
         best: Whether it goes further towards the goal than every other method of its row, beyond chance: each paired
             test at 5% after Holm's correction over the whole table.
+        flags: What makes it doubtful: what its runs earned by themselves, and what the comparison shows.
     """
 
     keys: list[str]
@@ -59,6 +56,7 @@ class ComparedCell(_Model):
     gradients: float | None = None
     ms_per_image: float | None = None
     best: bool = False
+    flags: tuple[Flag, ...] = ()
 
 
 class ComparedRow(_Model):
@@ -104,7 +102,7 @@ class ComparedTable(_Model):
     rows: list[ComparedRow]
 
 
-def compare(records: Iterable[CellRecord], store: ResultStore, version: Version | None = None) -> list[ComparedTable]:
+def compare(records: Iterable[CellRecord], store: SampleSource, version: Version | None = None) -> list[ComparedTable]:
     """Lay results out side by side.
 
     Args:
@@ -112,8 +110,11 @@ def compare(records: Iterable[CellRecord], store: ResultStore, version: Version 
         store: Where their per-image results lie.
         version: Which images count; by default raw in the unbounded protocol and valid under a budget.
     """
-    groups = _grouped(_newest(records), lambda record: _table_key(record))
-    return [_table(group, store, version) for _, group in sorted(groups.items(), key=lambda item: item[0])]
+    latest = _newest(records)
+    answers = answers_of(latest, store, version)
+    flags = comparison_flags(latest, answers)
+    groups = _grouped(latest, _table_key)
+    return [_table(group, answers, flags, version) for _, group in sorted(groups.items(), key=lambda item: item[0])]
 
 
 def _newest(records: Iterable[CellRecord]) -> list[CellRecord]:
@@ -178,17 +179,22 @@ def _flat(parameters: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _table(records: list[CellRecord], store: ResultStore, version: Version | None) -> ComparedTable:
+def _table(
+    records: list[CellRecord],
+    known: Mapping[str, Answers],
+    flags: Mapping[str, Sequence[Flag]],
+    version: Version | None,
+) -> ComparedTable:
     spec = records[0].spec
-    chosen: Version = version or ("raw" if spec.budget.epsilon is None else "valid")
     columns = _labels(records)
     cells: dict[tuple[str, str], ComparedCell] = {}
-    right: dict[tuple[str, str], dict[int, _Answers]] = {}
+    right: dict[tuple[str, str], dict[int, Answers]] = {}
     clean: dict[str, list[float]] = defaultdict(list)
     for place, group in _grouped(records, lambda record: (target_label(record), columns[record.key])).items():
-        answers = {record.spec.seed: _answers(record, store, chosen) for record in group if record.status is Status.OK}
+        answers = {record.spec.seed: known[record.key] for record in group if record.key in known}
         right[place] = answers
-        cells[place] = _cell(group, answers)
+        earned = [flag for record in group for flag in (*record.flags, *flags.get(record.key, ()))]
+        cells[place] = _cell(group, answers).model_copy(update={"flags": _one_each(earned)})
         clean[place[0]] += [record.metrics.clean_accuracy for record in group if record.metrics is not None]
     methods = sorted({method for _, method in cells}, key=lambda method: (method.startswith("pgn"), method))
     best = _best(cells, right, spec.goal)
@@ -213,28 +219,18 @@ def _table(records: list[CellRecord], store: ResultStore, version: Version | Non
         images=dataset.evaluation_images,
         goal=spec.goal,
         budget=str(spec.budget),
-        version=chosen,
+        version=version or version_of(records[0]),
         methods=methods,
         rows=rows,
     )
 
 
-class _Answers(_Model):
-    """One seed's answers: which images, and whether each was right."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
-
-    ids: tuple[str, ...]
-    right: Right
+def _one_each(flags: Sequence[Flag]) -> tuple[Flag, ...]:
+    """What several seeds earned is told once, with the first one's figures."""
+    return tuple({flag.name: flag for flag in reversed(flags)}.values())[::-1]
 
 
-def _answers(record: CellRecord, store: ResultStore, version: Version) -> _Answers:
-    samples = store.samples(record)
-    right = samples[f"{version}_prediction"].to_numpy() == samples["label"].to_numpy()
-    return _Answers(ids=tuple(samples["id"].to_pylist()), right=right)
-
-
-def _cell(group: Sequence[CellRecord], answers: dict[int, _Answers]) -> ComparedCell:
+def _cell(group: Sequence[CellRecord], answers: dict[int, Answers]) -> ComparedCell:
     done = [record for record in group if record.metrics is not None]
     rest = [record for record in group if record.metrics is None]
     reason = next((f"{record.status}: {record.reason}" for record in rest), None)
@@ -264,23 +260,15 @@ def _cell(group: Sequence[CellRecord], answers: dict[int, _Answers]) -> Compared
     )
 
 
-def _interval(answers: list[_Answers]) -> tuple[float, float]:
+def _interval(answers: list[Answers]) -> tuple[float, float]:
     if len(answers) == 1 or len({each.ids for each in answers}) > 1:
         share = proportion(np.concatenate([each.right for each in answers]))
         return share.low, share.high
     return mean_interval(np.stack([each.right for each in answers]))
 
 
-def _paired(first: dict[int, _Answers], second: dict[int, _Answers]) -> tuple[Right, Right] | None:
-    """Both methods' answers for the seeds and images that they share, ``(seeds, images)``; None without any."""
-    seeds = [seed for seed in first if seed in second and first[seed].ids == second[seed].ids]
-    if not seeds or len({first[seed].ids for seed in seeds}) > 1:
-        return None
-    return np.stack([first[seed].right for seed in seeds]), np.stack([second[seed].right for seed in seeds])
-
-
 def _best(
-    cells: dict[tuple[str, str], ComparedCell], right: dict[tuple[str, str], dict[int, _Answers]], goal: Goal
+    cells: dict[tuple[str, str], ComparedCell], right: dict[tuple[str, str], dict[int, Answers]], goal: Goal
 ) -> set[tuple[str, str]]:
     """The places whose method goes further than every other of its row, beyond chance."""
     leaders: dict[str, tuple[str, str]] = {}
@@ -295,14 +283,14 @@ def _best(
             continue
         leaders[target] = ranked[0]
         for other in ranked[1:]:
-            pair = _paired(right[ranked[0]], right[other])
+            pair = paired(right[ranked[0]], right[other])
             tests.append((target, 1.0 if pair is None else paired_p_value(*pair)))
     corrected = holm([value for _, value in tests])
     tied = {target for (target, _), value in zip(tests, corrected, strict=True) if value >= SIGNIFICANT}
     return {place for target, place in leaders.items() if target not in tied}
 
 
-def _worst(answers: list[dict[int, _Answers]], goal: Goal) -> float | None:
+def _worst(answers: list[dict[int, Answers]], goal: Goal) -> float | None:
     seeds = set.intersection(*(set(each) for each in answers)) if answers else set()
     shares = []
     for seed in seeds:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from advbench.report.compare import ComparedCell, ComparedTable
 from advbench.report.published import AgainstRow
+from advbench.results import legend, marks
 from advbench.types import Goal
 
 __all__ = ["Cell", "Grid", "against_grid", "as_csv", "as_latex", "as_markdown", "as_terminal", "comparison_grid"]
@@ -18,16 +19,22 @@ __all__ = ["Cell", "Grid", "against_grid", "as_csv", "as_latex", "as_markdown", 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one place of a table shows: words, what is to be read with them, and whether it stands out."""
+    """What one place of a table shows: words, what is to be read with them, whether it stands out, flags' letters."""
 
     text: str
     detail: str = ""
     strong: bool = False
+    flags: str = ""
+
+    @property
+    def flagged(self) -> str:
+        """Its words with its flags' letters."""
+        return f"{self.text} ⚑{self.flags}" if self.flags else self.text
 
     @property
     def whole(self) -> str:
         """On one line."""
-        return f"{self.text} {self.detail}".strip()
+        return f"{self.flagged} {self.detail}".strip()
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def comparison_grid(table: ComparedTable, *, details: bool = True) -> Grid:
         + ("; (lowest to highest seed)" if _seeds(table) > 1 else ""),
         "marked: beyond chance from every other method of its row (paired, Holm-corrected, 5%)",
         f"{worst}: right under {'every method' if table.goal is Goal.DEGRADE else 'any method'} of the row",
+        *legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags),
         *failures,
     ]
     return Grid(table.title, ["target", "clean", *table.methods, worst], rows, notes)
@@ -84,16 +92,29 @@ def _shown(cell: ComparedCell | None, *, details: bool) -> Cell:
     if cell is None:
         return Cell("")
     if cell.accuracy is None or cell.interval is None or cell.spread is None:
-        return Cell(str(cell.status))
+        return Cell(str(cell.status), flags=marks(flag.name for flag in cell.flags))
     detail = f"[{percent(cell.interval[0])}, {percent(cell.interval[1])}]"
     if len(cell.seeds) > 1:
         detail += f" ({percent(cell.spread[0])} to {percent(cell.spread[1])})"
-    return Cell(percent(cell.accuracy), detail if details else "", strong=cell.best)
+    letters = marks(flag.name for flag in cell.flags)
+    return Cell(percent(cell.accuracy), detail if details else "", strong=cell.best, flags=letters)
 
 
 def against_grid(rows: Sequence[AgainstRow], source: str) -> Grid:
     """Ours beside the published numbers."""
-    header = ["table", "dataset", "goal", "target", "method", "ours", "theirs", "difference", "what differs"]
+    header = [
+        "table",
+        "dataset",
+        "goal",
+        "target",
+        "method",
+        "ours",
+        "theirs",
+        "difference",
+        "mAP",
+        "their mAP",
+        "what differs",
+    ]
     return Grid(
         f"against {source}",
         header,
@@ -109,12 +130,14 @@ def against_grid(rows: Sequence[AgainstRow], source: str) -> Grid:
                     percent(row.ours),
                     percent(row.published.accuracy),
                     f"{100 * row.difference:+.1f}",
+                    "-" if row.ours_map is None else f"{row.ours_map:.3f}",
+                    f"{row.published.map:.3f}",
                     "; ".join(row.differs),
                 )
             ]
             for row in rows
         ],
-        ["raw accuracy in percent"],
+        ["accuracy in percent and mAP on raw images, beside vanilla rows on clean ones"],
     )
 
 
@@ -131,6 +154,7 @@ def as_terminal(grid: Grid) -> Table:
 
 def _terminal(cell: Cell) -> Text:
     shown = Text(cell.text, style="bold green" if cell.strong else "")
+    shown.append(cell.flagged.removeprefix(cell.text), style="yellow")
     return shown.append("\n" + cell.detail.replace(" (", "\n("), style="dim") if cell.detail else shown
 
 
@@ -145,7 +169,7 @@ def as_markdown(grid: Grid) -> str:
 
     def shown(cell: Cell) -> str:
         strong = f"**{escaped(cell.text)}**" if cell.strong else escaped(cell.text)
-        return f"{strong} {cell.detail}".strip()
+        return f"{strong}{cell.flagged.removeprefix(cell.text)} {cell.detail}".strip()
 
     rows = [line([shown(cell) for cell in row]) for row in grid.rows]
     head = [line([escaped(name) for name in grid.header]), line(["---"] * len(grid.header))]
@@ -163,8 +187,9 @@ def as_latex(grid: Grid) -> str:
         return "    " + " & ".join(words) + r" \\"
 
     def shown(cell: Cell) -> str:
-        text = cell.whole.translate(LATEX)
-        return rf"\textbf{{{text}}}" if cell.strong else text
+        text = f"{cell.text} {cell.detail}".strip().translate(LATEX)
+        strong = rf"\textbf{{{text}}}" if cell.strong else text
+        return rf"{strong}\textsuperscript{{{cell.flags}}}" if cell.flags else strong
 
     return "\n".join(
         [

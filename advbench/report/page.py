@@ -3,8 +3,8 @@
 import base64
 import io
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -12,38 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from advbench.report.compare import ComparedTable, method_label, target_label
-from advbench.report.figures import amplification
-from advbench.report.formats import comparison_grid, percent
-from advbench.results import CellRecord, ResultStore
+from advbench.report.compare import ComparedCell, ComparedTable, method_label, target_label
+from advbench.report.formats import Cell, comparison_grid, percent
+from advbench.report.plots import Drawing, amplification
+from advbench.report.run import Run
+from advbench.results import DIAGNOSTICS, CellRecord, ResultStore, legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-__all__ = ["Run", "render_page"]
+__all__ = ["render_page"]
 
 MOST_CARDS = 60
 """In the gallery: more would make the page slow to load, and nobody look."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell of what is reported.
-
-    Args:
-        name: Its place, in words.
-        command: What makes it again.
-        state: ``stored``, or why there is no result.
-        reason: Why it has none.
-        record: Its result.
-    """
-
-    name: str
-    command: str
-    state: str
-    reason: str | None
-    record: CellRecord | None
 
 
 def render_page(
@@ -51,7 +33,7 @@ def render_page(
     question: str,
     runs: Sequence[Run],
     tables: Sequence[ComparedTable],
-    figures: "Mapping[str, tuple[Figure, str]]",
+    figures: Mapping[str, Drawing],
     store: ResultStore,
 ) -> str:
     """Write the page. It asks for nothing over a network, and works from a disk.
@@ -61,7 +43,7 @@ def render_page(
         question: What it answers.
         runs: Every run, with and without a result.
         tables: The comparison.
-        figures: By name, each with what it shows in words.
+        figures: By name.
         store: Where per-image results lie.
     """
     from jinja2 import Environment, PackageLoader  # lazy: only this needs it
@@ -75,9 +57,10 @@ def render_page(
         version=version("advbench"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         tables=[_table(table) for table in tables],
-        figures=[{"source": _svg(figure), "words": words} for figure, words in figures.values()],
+        flags=_flags(tables),
+        figures=[{"source": _svg(each.figure), "title": each.title, "words": each.alt} for each in figures.values()],
         gallery=_gallery(done, store),
-        without=[vars(run) for run in runs if run.record is None],
+        without=[run for run in runs if run.record is None],
         runs=[_run(run.record, run) for run in done if run.record is not None],
     )
 
@@ -86,19 +69,43 @@ def _table(table: ComparedTable) -> dict[str, Any]:
     grid = comparison_grid(table)
     rows = []
     for row, words in zip(table.rows, grid.rows, strict=True):
-        keys = ["", "", *(row.cells[m].keys[0] if m in row.cells else "" for m in table.methods), ""]
-        rows.append(
-            [
-                {"text": cell.text, "detail": cell.detail, "best": cell.strong, "key": key}
-                for cell, key in zip(words, keys, strict=True)
-            ]
-        )
-    return {"title": table.title, "header": grid.header, "rows": rows, "notes": grid.notes}
+        compared = [None, None, *(row.cells.get(method) for method in table.methods), None]
+        rows.append([_shown(cell, each) for cell, each in zip(words, compared, strict=True)])
+    told = legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags)
+    notes = [note for note in grid.notes if note not in told]  # flags have a part of the page to themselves
+    return {"title": table.title, "header": grid.header, "rows": rows, "notes": notes}
+
+
+def _shown(cell: Cell, compared: ComparedCell | None) -> dict[str, Any]:
+    flags = [] if compared is None else [flag.name for flag in compared.flags]
+    return {
+        "text": cell.text,
+        "detail": cell.detail,
+        "best": cell.strong,
+        "keys": [] if compared is None else compared.keys,
+        "marks": cell.flags,
+        "flags": ", ".join(flags),
+    }
+
+
+def _flags(tables: Sequence[ComparedTable]) -> list[dict[str, Any]]:
+    """Each flag that a number here earned: what it means, what to do, and whose it is."""
+    earned: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for table in tables:
+        for row in table.rows:
+            for method, cell in row.cells.items():
+                for flag in cell.flags:
+                    where = f"{method} on {row.target}, {table.title}"
+                    earned[flag.name].append({"key": cell.keys[0], "where": where, "found": flag.found})
+    return [{"name": name, "told": told, "by": earned[name]} for name, told in DIAGNOSTICS.items() if name in earned]
 
 
 def _svg(figure: "Figure") -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # lazy: takes most of a second
+
     out = io.BytesIO()
-    figure.savefig(out, format="svg")
+    # Figure.savefig would draw everything twice.
+    FigureCanvasSVG(figure).print_svg(out)  # type: ignore[no-untyped-call]
     return f"data:image/svg+xml;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
@@ -112,7 +119,7 @@ def _png(image: "Tensor") -> str:
 def _gallery(runs: Sequence[Run], store: ResultStore) -> list[dict[str, Any]]:
     each = max(1, MOST_CARDS // max(1, len(runs)))
     cards = []
-    for run in runs[:MOST_CARDS]:
+    for run in runs[:: -(-len(runs) // MOST_CARDS) or 1]:
         record = run.record
         examples = store.tensors(record, "examples") if record is not None else {}
         if record is None or not examples:
@@ -134,13 +141,14 @@ def _gallery(runs: Sequence[Run], store: ResultStore) -> list[dict[str, Any]]:
 
 
 def _run(record: CellRecord, run: Run) -> dict[str, Any]:
-    shown = record.model_dump(mode="json", include={"spec", "metrics", "environment", "created", "status"})
+    shown = record.model_dump(mode="json", include={"spec", "metrics", "environment", "created", "status", "flags"})
     return {
         "key": record.key,
         "name": f"{run.name}: {method_label(record)} on {target_label(record)}",
         "status": str(record.status),
         "accuracy": None if record.metrics is None else f"{percent(record.metrics.valid_accuracy)}%",
         "command": run.command,
+        "flags": [flag.in_words for flag in record.flags],
         "notes": record.notes,
         "json": json.dumps(shown, indent=1),
     }

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from advbench.errors import UnknownName
 from advbench.results import CellRecord
-from advbench.types import Goal, Status
+from advbench.types import Goal
 
 __all__ = ["PUBLISHED", "AgainstRow", "PublishedRow", "against", "published"]
 
@@ -19,6 +19,9 @@ PUBLISHED = {
 """What there is to compare with, and its source."""
 
 BUTTERFLY_SIZE = 224
+
+VANILLA = "vanilla"
+"""How published rows name a target's clean accuracy."""
 
 
 class _Model(BaseModel):
@@ -57,14 +60,16 @@ class AgainstRow(_Model):
     Args:
         published: Theirs.
         key: Our result.
-        ours: Our raw accuracy, as the paper's protocol has it, a fraction.
-        difference: Ours less theirs.
+        ours: Our raw accuracy, as the paper's protocol has it, or clean accuracy beside a vanilla row; a fraction.
+        ours_map: Our mean average precision on the same images; None where the target gives no scores.
+        difference: Ours less theirs, in accuracy.
         differs: What is not the same in the setting.
     """
 
     published: PublishedRow
     key: str
     ours: float
+    ours_map: float | None
     difference: float
     differs: list[str]
 
@@ -87,71 +92,89 @@ def published(name: str) -> list[PublishedRow]:
 def against(records: Iterable[CellRecord], name: str) -> list[AgainstRow]:
     """Lay each result beside the published number of the same dataset, goal, architecture and method.
 
-    Where the paper has several (two initial weights, two objectives), those that fit ours best are taken. The setting's
-    differences are named row by row: a difference without them means little.
+    So is each target's clean accuracy, once, beside that of the paper's vanilla one. Where the paper has several (two
+    initial weights, two objectives), those that fit ours best are taken. The setting's differences are named row by
+    row: a difference without them means little.
     """
     theirs = published(name)
     rows = []
+    targets = set()
     for record in records:
-        if record.status is not Status.OK or record.metrics is None:
+        if record.metrics is None:
             continue
-        matching = _matching(record, theirs)
-        if matching is not None:
-            ours = record.metrics.raw_accuracy
-            rows.append(
-                AgainstRow(
-                    published=matching,
-                    key=record.key,
-                    ours=ours,
-                    difference=ours - matching.accuracy,
-                    differs=_differs(record, matching),
-                )
+        if not {"surrogate", "surrogates"} & record.spec.parameters.keys():
+            differs = [*_setting(record), *_use(record)]
+            rows += _beside(
+                record, theirs, record.spec.attack, (record.metrics.raw_accuracy, record.metrics.raw_map), differs
             )
-    return sorted(rows, key=lambda row: (row.published.table, row.published.dataset, row.published.architecture))
+        target = (record.spec.target.fingerprint, record.spec.goal, record.spec.dataset.digest)
+        if target not in targets:
+            targets.add(target)
+            rows += _beside(
+                record, theirs, VANILLA, (record.metrics.clean_accuracy, record.metrics.clean_map), _setting(record)
+            )
+
+    def place(row: AgainstRow) -> tuple[str, str, str, bool]:
+        its = row.published
+        return its.table, its.dataset, its.architecture, its.attack != VANILLA
+
+    return sorted(rows, key=place)
+
+
+def _beside(
+    record: CellRecord,
+    theirs: Sequence[PublishedRow],
+    attack: str,
+    ours: tuple[float, float | None],
+    differs: Sequence[str],
+) -> list[AgainstRow]:
+    """Our accuracy and mAP beside the published ones that fit best, if there are any."""
+    spec = record.spec
+    init, objective = spec.target.made_from["init"], spec.parameters.get("objective", "")
+    sought = (_dataset(record), spec.goal, spec.target.architecture, attack)
+    candidates = [row for row in theirs if (row.dataset, row.goal, row.architecture, row.attack) == sought]
+    if not candidates:
+        return []
+    row = min(candidates, key=lambda row: (row.objective not in ("", objective), row.init != init, row.table))
+    differs = list(differs)
+    if init != row.init:
+        differs.append(f"target from {str(init).rpartition('/')[2]}, not {row.init}")
+    if row.objective and objective != row.objective:
+        differs.append(f"objective {objective}, not {row.objective}")
+    differs.append(f"{spec.dataset.evaluation_images} evaluation images")
+    accuracy, mean_precision = ours
+    return [
+        AgainstRow(
+            published=row,
+            key=record.key,
+            ours=accuracy,
+            ours_map=mean_precision,
+            difference=accuracy - row.accuracy,
+            differs=differs,
+        )
+    ]
 
 
 def _dataset(record: CellRecord) -> str:
     return {"stl10": "stl-10"}.get(record.spec.dataset.name, record.spec.dataset.name)
 
 
-def _matching(record: CellRecord, theirs: Sequence[PublishedRow]) -> PublishedRow | None:
+def _setting(record: CellRecord) -> list[str]:
+    """What differs in images and target."""
+    size, seen = record.spec.dataset.image_size, record.spec.target.made_from["training"]["images"]
+    differs = [] if size == BUTTERFLY_SIZE else [f"{size} px, not {BUTTERFLY_SIZE}"]
+    return differs + ([f"target saw {seen} images, not all"] if seen else [])
+
+
+def _use(record: CellRecord) -> list[str]:
+    """What differs in budget and method."""
     spec = record.spec
-    if "surrogate" in spec.parameters or "surrogates" in spec.parameters:
-        return None
-    objective = spec.parameters.get("objective", "")
-    candidates = [
-        row
-        for row in theirs
-        if (row.dataset, row.goal, row.architecture, row.attack)
-        == (_dataset(record), spec.goal, spec.target.architecture, spec.attack)
-    ]
-    fits = sorted(
-        candidates,
-        key=lambda row: (row.objective not in ("", objective), row.init != spec.target.made_from["init"], row.table),
-    )
-    return fits[0] if fits else None
-
-
-def _differs(record: CellRecord, row: PublishedRow) -> list[str]:
-    spec, made = record.spec, record.spec.target.made_from
-    differs = []
-    if spec.dataset.image_size != BUTTERFLY_SIZE:
-        differs.append(f"{spec.dataset.image_size} px, not {BUTTERFLY_SIZE}")
-    if made["init"] != row.init:
-        differs.append(f"target from {str(made['init']).rpartition('/')[2]}, not {row.init}")
-    if made["training"]["images"]:
-        differs.append(f"target saw {made['training']['images']} images, not all")
-    if spec.budget.epsilon is not None:
-        differs.append(f"bounded ({spec.budget})")
-    objective = spec.parameters.get("objective", "")
-    if row.objective and objective != row.objective:
-        differs.append(f"objective {objective}, not {row.objective}")
-    differs += [
+    differs = [] if spec.budget.epsilon is None else [f"bounded ({spec.budget})"]
+    return differs + [
         f"{name.replace('_', '-')} {spec.parameters[name]}, not {value}"
         for name, value in _THEIRS[spec.goal].items()
         if spec.parameters.get(name, value) != value
     ]
-    return [*differs, f"{spec.dataset.evaluation_images} evaluation images"]
 
 
 _THEIRS = {

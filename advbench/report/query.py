@@ -87,7 +87,7 @@ def _row(record: CellRecord) -> dict[str, Any]:
 
 
 def _samples_view(store: ResultStore, records: list[CellRecord]) -> str:
-    paths = [store.folder(record.key) / "samples.parquet" for record in records if record.metrics is not None]
+    paths = [store.file(record, "samples.parquet") for record in records if record.metrics is not None]
     if not paths:
         raise InvalidConfig("no result has samples yet")
     listed = ", ".join(f"'{str(path).replace(chr(39), chr(39) * 2)}'" for path in paths)

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from advbench.results import CellRecord, CellSpec, Metrics
+from advbench.results import CellRecord, CellSpec, Metrics, legend, marks
 from advbench.types import Capability, Goal
 
 __all__ = ["accuracy_table", "record_summary", "records_table"]
@@ -38,6 +38,7 @@ def record_summary(record: CellRecord) -> RenderableType:
         parts.append(Text(f"{record.status}: {record.reason}", style="bold red"))
     else:
         parts += [accuracy_table(record.spec.goal, record.metrics), _figures(record.metrics)]
+    parts += [Text(f"flag {flag.in_words}", style="yellow") for flag in record.flags]
     parts += [Text(f"note: {note}", style="yellow") for note in record.notes]
     return Group(*parts)
 
@@ -123,8 +124,9 @@ def _figures(metrics: Metrics) -> Table:
 def records_table(records: Iterable[CellRecord]) -> Table:
     """One row a result, with the options that were given; those that were granted the true classes are marked."""
     records = list(records)
-    caption = ORACLE if any(map(_is_oracle, records)) else None
-    table = Table(box=SIMPLE_HEAD, caption=caption, caption_justify="left")
+    told = legend(flag.name for record in records for flag in record.flags)
+    caption = "\n".join([ORACLE] * any(map(_is_oracle, records)) + told)
+    table = Table(box=SIMPLE_HEAD, caption=caption or None, caption_justify="left")
     for name in ("result", "run", "target", "dataset"):
         table.add_column(name, no_wrap=name == "result")
     for name in ("clean", "raw", "valid"):
@@ -151,5 +153,5 @@ def _row(record: CellRecord) -> Sequence[str]:
         spec.target.name + (f" ({seen} images)" if seen else ""),
         f"{spec.dataset.name} {spec.dataset.image_size} px",
         *accuracies,
-        str(record.status),
+        f"{record.status} ⚑{letters}" if (letters := marks(flag.name for flag in record.flags)) else str(record.status),
     )

@@ -1,5 +1,6 @@
 """The seam between running and reporting: records of what was run and found, and their store."""
 
+from advbench.results.diagnostics import DIAGNOSTICS, Diagnostic, Flag, legend, marks
 from advbench.results.environment import environment
 from advbench.results.record import (
     SCHEMA_VERSION,
@@ -10,16 +11,23 @@ from advbench.results.record import (
     Phase,
     TargetIdentity,
 )
+from advbench.results.remote import is_url
 from advbench.results.store import ResultStore
 
 __all__ = [
+    "DIAGNOSTICS",
     "SCHEMA_VERSION",
     "CellRecord",
     "CellSpec",
     "DatasetIdentity",
+    "Diagnostic",
+    "Flag",
     "Metrics",
     "Phase",
     "ResultStore",
     "TargetIdentity",
     "environment",
+    "is_url",
+    "legend",
+    "marks",
 ]

@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from advbench.files import digest
+from advbench.results.diagnostics import Flag
 from advbench.threat import Budget, ThreatModel
 from advbench.types import Goal, Status
 
@@ -197,7 +198,8 @@ class CellRecord(_Model):
         clean_accuracy: The target's, measured before it was attacked; also where the attack then failed. None where
             nothing was run.
         metrics: What was found.
-        notes: What a reader has to know beside the numbers: warnings, and what stood in for what.
+        flags: What makes the result doubtful, as far as this run alone shows it; see ``DIAGNOSTICS``.
+        notes: What a reader has to know beside the numbers: what stood in for what.
         history: Figures by epoch, for methods that are trained.
         classes: Names of the dataset's classes.
         files: The sha256 of every other file of the result.
@@ -213,6 +215,7 @@ class CellRecord(_Model):
     environment: dict[str, Any]
     clean_accuracy: float | None = None
     metrics: Metrics | None
+    flags: tuple[Flag, ...] = ()
     notes: list[str]
     history: list[dict[str, float]]
     classes: list[str]

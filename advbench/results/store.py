@@ -1,4 +1,4 @@
-"""Results on disk: one folder each, named by its specification's hash, whole or absent.
+"""Results in a folder or behind a URL: one folder each, named by its specification's hash, whole or absent.
 
 ::
 
@@ -8,40 +8,51 @@
                perturbed.safetensors what it returned, where it learns nothing
                examples.safetensors  a few images before and after, for figures
                figures/              drawn from the above at any time
-    ROOT/.work/                      checkpoints of runs under way
+    ROOT/.notes/<subject>/           what else is to be remembered about runs, a small file each
+    ROOT/.work/                      checkpoints of runs under way, and the locks on them
+
+Of results behind a URL, ``ADVBENCH_HOME`` holds a copy of what was read, and checkpoints and figures, which stay there.
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from advbench.errors import StorageError, UnknownName
-from advbench.files import file_hash, scratch_folder, writing_folder
+from advbench.files import digest, file_hash, home, scratch_folder, write_bytes, writing_folder
 from advbench.results.record import SCHEMA_VERSION, CellRecord
+from advbench.results.remote import Remote, is_url
 from advbench.types import Status
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ResultStore"]
 
-RECORD, SAMPLES = "record.json", "samples.parquet"
+RECORD, SAMPLES, NOTES, PROBE = "record.json", "samples.parquet", ".notes", ".probe"
 
 
 class ResultStore:
-    """The results below one folder.
+    """The results below one folder, or behind one URL.
 
     Args:
-        root: The folder; made when the first result comes.
+        location: The folder, made when the first result comes; or any URL that fsspec knows.
+
+    Raises:
+        InvalidConfig: The URL is of no known kind.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, location: Path | str) -> None:
+        self.location = str(location)
+        self._remote = Remote(self.location) if is_url(self.location) else None
+        self.root = home() / "results" / digest(self._remote.url) if self._remote else Path(location)
 
     def check_writable(self) -> None:
         """Find out before anything is computed whether results can be kept.
@@ -49,7 +60,10 @@ class ResultStore:
         Raises:
             StorageError: They cannot.
         """
-        probe = self.root / f".probe-{os.getpid()}"
+        if self._remote is not None:
+            self._remote.write(PROBE, b"advbench")
+            self._remote.remove(PROBE)
+        probe = self.root / f"{PROBE}-{os.getpid()}"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"advbench")
@@ -60,18 +74,18 @@ class ResultStore:
             ) from error
 
     def folder(self, key: str) -> Path:
-        """Where a result lies, or would."""
+        """Where a result lies, or would; of results behind a URL, their copy here."""
         return self.root / key
 
     def finished(self, key: str) -> CellRecord | None:
         """A finished result, or None where there is none or where it ended without metrics and may be tried again."""
-        if not (self.folder(key) / RECORD).is_file():
-            return None
-        record = self._read(key)
-        return record if record.status is Status.OK else None
+        record = next(iter(self._read([key])), None)
+        return record if record is not None and record.status is Status.OK else None
 
     def keys(self) -> list[str]:
         """All results' keys. What is half-written has a dot before its name and is none."""
+        if self._remote is not None:
+            return self._remote.folders_with(RECORD)
         if not self.root.is_dir():
             return []
         return sorted(
@@ -80,7 +94,7 @@ class ResultStore:
 
     def records(self) -> list[CellRecord]:
         """All results' records, oldest first."""
-        return sorted((self._read(key) for key in self.keys()), key=lambda record: record.created)
+        return sorted(self._read(self.keys()), key=lambda record: record.created)
 
     def find(self, name: str) -> CellRecord:
         """Look a result up by its key, an unambiguous beginning of it, or its folder's path.
@@ -93,21 +107,34 @@ class ResultStore:
         matches = [key for key in keys if key.startswith(wanted)] if wanted else []
         if len(matches) != 1:
             raise UnknownName("result", name, matches or keys)
-        return self._read(matches[0])
+        return self._read(matches)[0]
 
-    def _read(self, key: str) -> CellRecord:
-        path = self.folder(key) / RECORD
+    def _read(self, keys: Sequence[str]) -> list[CellRecord]:
+        """The records of those keys that have one."""
+        paths = {key: f"{key}/{RECORD}" for key in keys}
+        if self._remote is not None:
+            contents = self._remote.read(list(paths.values()))
+        else:
+            contents = {path: self._bytes(path) for path in paths.values() if (self.root / path).is_file()}
+        return [self._parsed(path, content) for path, content in contents.items()]
+
+    def _bytes(self, path: str) -> bytes:
         try:
-            record = CellRecord.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            raise StorageError(f"cannot read {self.root / path}: {error.strerror}") from error
+
+    def _parsed(self, path: str, content: bytes) -> CellRecord:
+        try:
+            return CellRecord.model_validate_json(content)
+        except ValidationError as error:
             raise StorageError(
-                f"cannot read {path} (this advbench reads schema version {SCHEMA_VERSION}): {error}; "
+                f"cannot read {self.location}/{path} (this advbench reads schema version {SCHEMA_VERSION}): {error}; "
                 "delete the folder to run it again"
             ) from error
-        return record
 
     def save(
-        self, record: CellRecord, samples: pa.Table | None, tensors: Mapping[str, Mapping[str, Tensor]]
+        self, record: CellRecord, samples: pa.Table | None, tensors: "Mapping[str, Mapping[str, Tensor]]"
     ) -> CellRecord:
         """Store a result, replacing one of the same key.
 
@@ -119,6 +146,8 @@ class ResultStore:
         Raises:
             StorageError: The folder is not writable or is full; nothing is left of the result then.
         """
+        from safetensors.torch import save_file  # lazy, as above
+
         try:
             with writing_folder(self.folder(record.key)) as staging:
                 if samples is not None:
@@ -131,31 +160,82 @@ class ResultStore:
                 (staging / RECORD).write_text(saved.model_dump_json(indent=2) + "\n")
         except (pa.ArrowException, SafetensorError) as error:
             raise StorageError(f"cannot write {self.folder(record.key)}: {error}") from error
+        if self._remote is not None:
+            self._remote.publish(self.folder(record.key), last=RECORD)
         return saved
 
-    def samples(self, record: CellRecord) -> pa.Table:
-        """One row an evaluation image."""
-        return pq.read_table(self._intact(record, SAMPLES))
+    def samples(self, record: CellRecord, columns: Sequence[str] | None = None) -> pa.Table:
+        """One row an evaluation image; all columns, or those that are named."""
+        with pq.ParquetFile(self.file(record, SAMPLES)) as opened:
+            return opened.read(columns)
 
-    def tensors(self, record: CellRecord, stem: str) -> dict[str, Tensor]:
+    def tensors(self, record: CellRecord, stem: str) -> "dict[str, Tensor]":
         """A tensor file's content; empty where the result has none of that name."""
-        name = f"{stem}.safetensors"
-        return load_file(self._intact(record, name)) if name in record.files else {}
+        from safetensors.torch import load_file  # lazy: torch takes a second, and most readers need no tensors
 
-    def _intact(self, record: CellRecord, name: str) -> Path:
+        name = f"{stem}.safetensors"
+        return load_file(self.file(record, name)) if name in record.files else {}
+
+    def file(self, record: CellRecord, name: str) -> Path:
+        """One of a result's files, as it was stored; fetched first from behind a URL.
+
+        Raises:
+            StorageError: It is missing or was changed.
+        """
         path = self.folder(record.key) / name
+        if self._remote is not None and not (path.is_file() and file_hash(path) == record.files.get(name)):
+            for content in self._remote.read([f"{record.key}/{name}"]).values():
+                write_bytes(path, content)
         if not path.is_file() or file_hash(path) != record.files.get(name):
             raise StorageError(
                 f"{path} is missing or was changed since it was stored; delete the result and run it again"
             )
         return path
 
+    def write_note(self, subject: str, name: str, text: str) -> None:
+        """Keep a small text, replacing the one of the same name; it appears whole.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        path = f"{NOTES}/{subject}/{name}"
+        if self._remote is not None:
+            self._remote.write(path, text.encode())
+        else:
+            write_bytes(self.root / path, text.encode())
+
+    def drop_note(self, subject: str, name: str) -> None:
+        """Take a text away, if it is there."""
+        path = f"{NOTES}/{subject}/{name}"
+        if self._remote is not None:
+            self._remote.remove(path)
+        else:
+            (self.root / path).unlink(missing_ok=True)
+
+    def notes(self, subject: str) -> list[str]:
+        """All texts about a subject."""
+        folder = f"{NOTES}/{subject}"
+        if self._remote is not None:
+            return [content.decode() for content in self._remote.read(self._remote.files_in(folder)).values()]
+        return [path.read_text() for path in (self.root / folder).glob("[!.]*")]
+
     def work_folder(self, key: str) -> Path:
         """Where one result's checkpoints lie while it is made."""
         return self.root / ".work" / key
 
     @contextmanager
-    def working(self, key: str) -> Iterator[Path]:
-        """Hold one result's work folder, where checkpoints outlive a kill, against other processes on this machine."""
-        with scratch_folder(self.work_folder(key)) as folder:
+    def working(self, key: str, *, wait: bool = True) -> Iterator[Path]:
+        """Hold one result against all other processes, and give the folder where its checkpoints outlive a kill.
+
+        Args:
+            key: The result's.
+            wait: For others that have it.
+
+        Raises:
+            ResultClaimed: Another process has it, and ``wait`` is false.
+        """
+        with ExitStack() as held:
+            folder = held.enter_context(scratch_folder(self.work_folder(key), wait=wait))
+            if self._remote is not None:
+                held.enter_context(self._remote.claim(key, wait=wait))
             yield folder

@@ -3,15 +3,17 @@
 What only decides what runs where is apart from ``bench``, so that changing it leaves stored results valid.
 """
 
+from advbench.suites.cluster import run_on_ray
 from advbench.suites.journal import Journal
 from advbench.suites.local import processors, run_locally
 from advbench.suites.plan import PlannedCell, State, plan
 from advbench.suites.suite import Suite, SuiteCell, load_suite
-from advbench.suites.work import Done, Event
+from advbench.suites.work import Done, Event, Executor
 
 __all__ = [
     "Done",
     "Event",
+    "Executor",
     "Journal",
     "PlannedCell",
     "State",
@@ -21,4 +23,5 @@ __all__ = [
     "plan",
     "processors",
     "run_locally",
+    "run_on_ray",
 ]

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from advbench.files import digest
+from advbench.results import ResultStore
 from advbench.suites.plan import PlannedCell, State, request_identity
 from advbench.suites.suite import Suite
 from advbench.suites.work import Done
@@ -15,51 +16,36 @@ __all__ = ["Journal"]
 
 @dataclass(frozen=True)
 class Journal:
-    """One suite's outcomes in one folder of results, a line each.
+    """One suite's failures beside its results: a note each, the latest word on its cell, whoever else writes.
 
     Args:
-        path: The file.
+        store: The results.
+        suite: The suite's identity.
     """
 
-    path: Path
+    store: ResultStore
+    suite: str
 
     @classmethod
-    def of(cls, suite: Suite, results: Path) -> "Journal":
+    def of(cls, suite: Suite, store: ResultStore) -> "Journal":
         """The journal of a suite."""
-        return cls(results / ".suites" / f"{suite.identity}.jsonl")
+        return cls(store, suite.identity)
 
     def add(self, planned: PlannedCell, done: Done) -> None:
-        """Write one outcome down; a line is appended whole, whoever else writes."""
+        """Write one failure down; of a cell that has a result, its record tells."""
         if planned.request is None:
             return
-        line = {
-            "cell": str(planned.cell),
-            "identity": request_identity(planned.request.model_dump(mode="json")),
-            "status": str(done.status),
-            "reason": done.reason,
-            "key": done.key,
-            "seconds": round(done.seconds, 3),
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as opened:
-            opened.write(json.dumps(line) + "\n")
+        identity = request_identity(planned.request.model_dump(mode="json"))
+        if done.status is Status.OK:
+            self.store.drop_note(self.suite, digest(identity))
+            return
+        content = {"identity": identity, "cell": str(planned.cell), "status": str(done.status), "reason": done.reason}
+        self.store.write_note(self.suite, digest(identity), json.dumps(content))
 
     def failures(self) -> Mapping[str, str]:
-        """Why cells have no result, by their request's identity: the latest word on each."""
-        if not self.path.is_file():
-            return {}
-        latest = {}
-        for line in self.path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a process that was killed
-                continue
-            latest[entry["identity"]] = entry
-        return {
-            identity: f"{entry['status']}: {entry['reason']}"
-            for identity, entry in latest.items()
-            if entry["status"] != Status.OK
-        }
+        """Why cells ended without a result, by their request's identity."""
+        notes = map(json.loads, self.store.notes(self.suite))
+        return {note["identity"]: f"{note['status']}: {note['reason']}" for note in notes}
 
     def failures_of(self, planned: Sequence[PlannedCell]) -> list[tuple[PlannedCell, str]]:
         """The cells that are still to run because they ended without a result, and why."""

@@ -3,21 +3,17 @@
 import multiprocessing
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from advbench.bench import RunRequest, Workshop
-from advbench.suites.work import Done, Event, work
+from advbench.suites.work import POLL_SECONDS, RETRIES, Done, Event, work
 from advbench.types import Status
 
 __all__ = ["processors", "run_locally"]
-
-RETRIES = 2
-"""How often a cell is tried again whose worker died: not by its own error, which is an outcome."""
-
-POLL_SECONDS = 0.1
 
 
 def processors() -> int:
@@ -25,16 +21,13 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_locally(requests: Mapping[int, RunRequest], workers: int, tell: Callable[[Event], None]) -> Iterator[Done]:
-    """Run cells side by side, and give each as it ends.
-
-    A worker that dies (killed, out of memory) takes nothing with it: what it and its fellows were at is tried again,
-    from the last checkpoint, and given up after ``RETRIES`` times.
+def run_locally(requests: Mapping[int, RunRequest], tell: Callable[[Event], None], *, workers: int) -> Iterator[Done]:
+    """Run cells in processes of this machine: an ``Executor``.
 
     Args:
         requests: By the cells' numbers.
-        workers: Processes; each gets its share of the processors.
         tell: Told how far the cells are.
+        workers: Processes; each gets its share of the processors.
     """
     attempts = dict.fromkeys(requests, 0)
     waiting = list(requests)
@@ -72,13 +65,17 @@ def _pool(
     with ProcessPoolExecutor(
         workers, mp_context=spawn, initializer=_start, initargs=(events, devices, max(1, processors() // share))
     ) as pool:
-        futures: set[Future[Done]] = {pool.submit(_run, number, requests[number]) for number in numbers}
+        futures = {pool.submit(_run, number, requests[number], False): number for number in numbers}
         try:
             while futures:
-                ended, futures = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                ended, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
                 _pass_on(events, tell)
                 for future in ended:
-                    yield future.result()
+                    number, done = futures.pop(future), future.result()
+                    if done is not None:
+                        yield done
+                    else:
+                        futures[pool.submit(_run, number, requests[number], True)] = number
         except BrokenProcessPool:
             return
         except BaseException:
@@ -110,6 +107,7 @@ def _start(events: Any, devices: Any, threads: int) -> None:
     global _events
     import torch
 
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     _events = events
     torch.set_num_threads(threads)
     number = devices.get()
@@ -117,5 +115,13 @@ def _start(events: Any, devices: Any, threads: int) -> None:
         torch.cuda.set_device(number % torch.cuda.device_count())
 
 
-def _run(cell: int, request: RunRequest) -> Done:
-    return work(cell, request, _workshop, _events.put)
+def _die_with_parent() -> None:
+    """A command that was killed leaves no worker behind, which would wait for more for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run(cell: int, request: RunRequest, wait_for_others: bool) -> Done | None:
+    return work(cell, request, _workshop, _events.put, wait=wait_for_others)

@@ -38,7 +38,7 @@ class PlannedCell:
         state: Where it stands.
         request: What is to be run; None where the options are not understood.
         reason: Why it cannot run.
-        key: Of its stored result.
+        record: Its stored result.
         seconds: How long it is likely to take, from stored results like it; None where there is none.
     """
 
@@ -46,7 +46,7 @@ class PlannedCell:
     state: State
     request: RunRequest | None = None
     reason: str | None = None
-    key: str | None = None
+    record: CellRecord | None = None
     seconds: float | None = None
 
 
@@ -85,7 +85,7 @@ def _planned(
     times: Mapping[tuple[str, ...], float],
 ) -> PlannedCell:
     try:
-        request = parse(cell.arguments).model_copy(update={"results": store.root})
+        request = parse(cell.arguments).model_copy(update={"results": store.location})
         build_method(request.attack, dict(request.options))
         reason = why_incompatible(request)
     except AdvbenchError as error:
@@ -94,7 +94,7 @@ def _planned(
         return PlannedCell(cell, State.INCOMPATIBLE, request, reason)
     record = stored.get(request_identity(request.model_dump(mode="json")))
     if record is not None:
-        return PlannedCell(cell, State.STORED, request, key=record.key)
+        return PlannedCell(cell, State.STORED, request, record=record)
     likes = _likes(request.model_dump(mode="json"))
     seconds = next((times[like] for like in likes if like in times), None)
     return PlannedCell(cell, State.TO_RUN, request, seconds=seconds)

@@ -3,11 +3,15 @@
 ::
 
     title = "Which method degrades digits most?"
+    scale = "mini"                   # which of the scales below to apply where none is named
     goals = ["degrade"]
     seeds = [0, 1, 2]
 
     [defaults]                       # options of every run
     limit = 100
+
+    [sets.lasting]                   # options under a name, for any place that says ``use = "lasting"``
+    epochs = 40
 
     [targets.resnet18]               # each axis names sets of options
     target = "resnet18"
@@ -19,11 +23,18 @@
     attack = "fgsm"
     via = "resnet18"
 
-    [[exclude]]                      # cells that are not wanted, by the names on their axes
-    method = "fgsm, transferred"
+    [methods.pgn-b]
+    use = "lasting"
+    attack = "pgn-b"
+
+    [[exclude]]                      # cells that are not wanted, by the names on their axes; * stands for anything
+    method = "*, transferred"
     budget = "unbounded"
 
-    [scales.paper.targets.resnet18]  # what ``--scale paper`` changes
+    [scales.mini.targets.resnet18]   # what a scale adds or changes
+    image-size = 32
+
+    [scales.paper.targets.resnet18]  # ``--scale paper``
     image-size = 224
 """
 
@@ -32,6 +43,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +66,12 @@ AXES = {
 }
 """Each axis, and what one place on it is called. Later ones win where two give the same option."""
 
+OPTION_AXES = ("datasets", "targets", "threats", "budgets", "methods")
+"""Those whose places are sets of options."""
+
+USE = "use"
+"""The option of a place that names the set of options it builds on."""
+
 Options = dict[str, str | int | float | bool | list[str | int | float]]
 """Options of ``advbench run`` by their long names, without the dashes."""
 
@@ -65,6 +83,8 @@ class Suite(BaseModel):
         title: For people.
         question: What it is to answer.
         defaults: Options of every run.
+        sets: Options that several places share: one that says ``use = "NAME"`` has them,
+            and what it says itself goes before.
         datasets: Option sets by name; likewise the others. An axis that is left out is not varied.
         targets: The classifiers.
         threats: What is granted.
@@ -72,7 +92,7 @@ class Suite(BaseModel):
         goals: Degrade, enhance or both.
         methods: The methods, with their own options.
         seeds: Of everything random.
-        exclude: Cells that are not wanted: the names on some axes, or lists of names.
+        exclude: Cells that are not wanted: the names on some axes, or lists of names, ``*`` for anything.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +100,7 @@ class Suite(BaseModel):
     title: str
     question: str = ""
     defaults: Options = Field(default_factory=dict)
+    sets: dict[str, Options] = Field(default_factory=dict)
     datasets: dict[str, Options] = Field(default_factory=dict)
     targets: dict[str, Options] = Field(default_factory=dict)
     threats: dict[str, Options] = Field(default_factory=dict)
@@ -107,7 +128,8 @@ class Suite(BaseModel):
                 continue
             options = dict(self.defaults)
             for axis, place in zip(axes, places, strict=True):
-                options |= sets[axis][place]
+                own = dict(sets[axis][place])
+                options |= self.sets.get(str(own.pop(USE, None)), {}) | own
             yield SuiteCell(names, options)
 
     @property
@@ -146,7 +168,11 @@ class SuiteCell:
 
 
 def _matches(names: Mapping[str, Any], unwanted: Mapping[str, Any]) -> bool:
-    return all(names.get(axis) in _listed(wanted) for axis, wanted in unwanted.items())
+    return all(any(_fits(names.get(axis), wanted) for wanted in _listed(own)) for axis, own in unwanted.items())
+
+
+def _fits(name: Any, wanted: Any) -> bool:
+    return fnmatchcase(str(name), str(wanted))
 
 
 def _listed(wanted: Any) -> list[Any]:
@@ -158,7 +184,7 @@ def load_suite(path: Path, scale: str | None = None) -> Suite:
 
     Args:
         path: A TOML file.
-        scale: Which of its ``scales`` to apply; None applies none.
+        scale: Which of its ``scales`` to apply; None applies the one that the file names as its ``scale``, or none.
 
     Raises:
         InvalidConfig: The file is not there, is no TOML, or says something that is not understood; with the line.
@@ -173,6 +199,8 @@ def load_suite(path: Path, scale: str | None = None) -> Suite:
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(f"{path}: {error}") from error
     scales = content.pop("scales", {})
+    usual = content.pop("scale", None)
+    scale = scale or usual
     if scale is not None:
         if scale not in scales:
             raise UnknownName(f"scale of {path}", scale, scales)
@@ -182,23 +210,29 @@ def load_suite(path: Path, scale: str | None = None) -> Suite:
     except ValidationError as error:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"]]
-        raise InvalidConfig(f"{path}, line {_line(text, where)}: {'.'.join(where)}: {first['msg']}") from error
-    _check_exclusions(suite, path, text)
+        line = _line(text, where, scale)
+        raise InvalidConfig(f"{path}, line {line}: {'.'.join(where)}: {first['msg']}") from error
+    for where, complaint in _dangling(suite):
+        raise InvalidConfig(f"{path}, line {_line(text, where, scale)}: {complaint}")
     return suite
 
 
-def _check_exclusions(suite: Suite, path: Path, text: str) -> None:
+def _dangling(suite: Suite) -> Iterator[tuple[list[str], str]]:
+    """Names that stand for nothing: where, and what to say of it."""
+    for axis in OPTION_AXES:
+        for place, options in getattr(suite, axis).items():
+            if USE in options and options[USE] not in suite.sets:
+                yield [axis, place, USE], f"'{place}' uses the set '{options[USE]}', which is not there"
     known: dict[str, list[Any]] = {
         "goal": [str(goal) for goal in suite.goals],
         "seed": suite.seeds,
-        **{AXES[axis]: list(getattr(suite, axis)) for axis in ("datasets", "targets", "threats", "budgets", "methods")},
+        **{AXES[axis]: list(getattr(suite, axis)) for axis in OPTION_AXES},
     }
     for unwanted in suite.exclude:
-        for axis, wanted in unwanted.items():
-            for place in _listed(wanted):
-                if place not in known.get(axis, []):
-                    line = _line(text, ["exclude", axis])
-                    raise InvalidConfig(f"{path}, line {line}: an exclusion names {axis} '{place}', which is not there")
+        for axis, own in unwanted.items():
+            for wanted in _listed(own):
+                if not any(_fits(place, wanted) for place in known.get(axis, [])):
+                    yield ["exclude", axis], f"an exclusion names {axis} '{wanted}', which is not there"
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -209,8 +243,11 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _line(text: str, where: list[str]) -> int:
-    """The line of the longest beginning of ``where`` that the file spells out, 1 where it spells none."""
+def _line(text: str, where: list[str], scale: str | None) -> int:
+    """The line of the longest beginning of ``where`` that the file spells out, 1 where it spells none.
+
+    What the scale says counts before what the rest of the file says.
+    """
     best, depth, table = 1, 0, []
     for number, line in enumerate(text.splitlines(), start=1):
         header = re.match(r"\s*\[+(.+?)\]+\s*(#.*)?$", line)
@@ -222,8 +259,10 @@ def _line(text: str, where: list[str]) -> int:
             spelt = [*table, *_parts(key[1])]
         else:
             continue
+        scaled = spelt[:2] == ["scales", scale]
+        spelt = spelt[2:] if scaled else spelt
         common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(spelt, where, strict=False)))
-        if common > depth:
+        if common > depth or (scaled and common == depth > 0):
             best, depth = number, common
     return best
 

@@ -1,17 +1,24 @@
-"""What a worker does with one cell: run it, tell how far it is, and never take others down with it."""
+"""What executors share: the worker's part, which runs one cell and never takes others down with it, and its words."""
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from advbench.bench import RunRequest, Workshop, run_cell
-from advbench.errors import AdvbenchError
+from advbench.errors import AdvbenchError, ResultClaimed
 from advbench.progress import Task
 from advbench.types import Status
 
-__all__ = ["Done", "Event", "work"]
+__all__ = ["POLL_SECONDS", "RETRIES", "Done", "Event", "Executor", "work"]
+
+RETRIES = 2
+"""How often a cell is tried again whose worker died: not by its own error, which is an outcome."""
+
+POLL_SECONDS = 0.1
+"""How often an executor passes on what its workers tell."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,23 @@ class Done:
     seconds: float
 
 
+class Executor(Protocol):
+    """Runs cells somewhere, and gives each as it ends.
+
+    A worker that dies (killed, out of memory, its machine gone) takes nothing with it: what it was at is tried again,
+    from the last checkpoint where that can be reached, and given up after ``RETRIES`` times. A cell that another
+    process is running is left for last, and is then waited for.
+    """
+
+    def __call__(self, requests: Mapping[int, RunRequest], tell: Callable[[Event], None]) -> Iterator[Done]:
+        """Run.
+
+        Args:
+            requests: By the cells' numbers.
+            tell: Told how far the cells are.
+        """
+
+
 EVERY_SECONDS = 0.25
 """How often a cell tells how far it is: often enough to be watched, too seldom to cost anything."""
 
@@ -83,11 +107,24 @@ class _TellingTask:
             self._told = time.monotonic()
 
 
-def work(cell: int, request: RunRequest, workshop: Workshop, tell: Callable[[Event], None]) -> Done:
-    """Run one cell. Whatever goes wrong is its own outcome."""
+def work(
+    cell: int, request: RunRequest, workshop: Workshop, tell: Callable[[Event], None], *, wait: bool
+) -> Done | None:
+    """Run one cell. Whatever goes wrong is its own outcome; None where another process runs it, and ``wait`` is false.
+
+    Args:
+        cell: Its number in the plan.
+        request: What to run.
+        workshop: What this worker has loaded.
+        tell: Told how far it is.
+        wait: For another process that runs it.
+    """
     started = time.perf_counter()
+    tell(Event(cell, "waiting for another run of it" if wait else "preparing"))
     try:
-        outcome = run_cell(request, _Telling(cell, tell), workshop)
+        outcome = run_cell(request, _Telling(cell, tell), workshop, wait=wait)
+    except ResultClaimed:
+        return None
     except AdvbenchError as error:
         return Done(cell, Status.FAILED, str(error), None, time.perf_counter() - started)
     except Exception as error:

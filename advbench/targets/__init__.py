@@ -10,7 +10,6 @@ from advbench.targets.base import (
     Target,
     chunk_size,
 )
-from advbench.targets.checks import target_warnings
 from advbench.targets.ensemble import EnsembleTarget, Fusion
 from advbench.targets.fast import fast_form, restore_batch_norms
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
@@ -43,5 +42,4 @@ __all__ = [
     "pinned_weights",
     "read_state",
     "restore_batch_norms",
-    "target_warnings",
 ]

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -25,6 +24,8 @@ def pinned_weights(architecture: str) -> Any:
 
     Never ``DEFAULT``, which changes with torchvision's version.
     """
+    import torchvision  # lazy: takes a second
+
     enum = torchvision.models.get_model_weights(architecture)
     return next((member for member in enum if member.name == "IMAGENET1K_V1"), next(iter(enum)))
 

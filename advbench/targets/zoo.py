@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import nn
 
 from advbench.errors import InvalidConfig, UnknownName
@@ -30,6 +29,8 @@ def normaliser(name: Normalisation) -> nn.Module:
 
 def known_architectures() -> list[str]:
     """The names of torchvision's classifiers."""
+    import torchvision  # lazy: takes a second
+
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return names
 
@@ -49,6 +50,8 @@ def build_network(architecture: str, num_classes: int, image_size: int) -> nn.Mo
     if architecture.startswith("timm:"):
         network = _timm_network(architecture.removeprefix("timm:"), num_classes)
     elif architecture in (names := known_architectures()):
+        import torchvision  # lazy: takes a second
+
         try:
             network = torchvision.models.get_model(architecture, **_arguments(architecture, num_classes, image_size))
         except ValueError as error:
@@ -60,6 +63,8 @@ def build_network(architecture: str, num_classes: int, image_size: int) -> nn.Mo
 
 
 def _arguments(architecture: str, num_classes: int, image_size: int) -> dict[str, Any]:
+    import torchvision  # lazy: takes a second
+
     arguments: dict[str, Any] = {"weights": None, "num_classes": num_classes}
     if architecture in ("googlenet", "inception_v3"):
         # Auxiliary heads serve a training scheme that is not used here; their slow scipy initialisation neither.

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from advbench.access import Access
 from advbench.bench import RunRequest, run_cell
-from advbench.bench.evaluate import evaluate
+from advbench.bench.evaluate import clean_answers, evaluate
 from advbench.checkpoint import Checkpoint
 from advbench.datasets import ArrayPixels, Dataset, DatasetSpec, LabelledImages
 from advbench.errors import InvalidPerturbation
@@ -95,7 +95,8 @@ def measured(perturb: Callable[[Images, Rows], Images], target: Target = BRIGHTN
     """Columns of the harness's own evaluation, on four grey images of which the last is labelled wrongly."""
     images = images_of(torch.tensor([0.2, 0.4, 0.6, 0.8]).view(4, 1, 1, 1).expand(4, 3, 8, 8), [0, 0, 1, 0])
     given: dict[str, Any] = {"budget": UNBOUNDED, "goal": Goal.DEGRADE, "batch_size": 3} | changes
-    return evaluate(target, images, perturb, **given).samples.to_pydict()
+    answers = clean_answers(target, images, given["batch_size"])
+    return evaluate(target, images, perturb, clean_answers=answers, **given).samples.to_pydict()
 
 
 class Cheat(ImageMethod):
@@ -281,9 +282,10 @@ class TestMeasures:
             def forward(self, images: Images) -> Tensor:
                 return super().forward(images + 0.5 - 127.2 / 255)
 
+        target = ModuleTarget(Edge(), 2)
         found = evaluate(
-            ModuleTarget(Edge(), 2), images, lambda clean, rows: clean + 0.45 / 255,
-            budget=budget, goal=Goal.DEGRADE, batch_size=2,
+            target, images, lambda clean, rows: clean + 0.45 / 255,
+            budget=budget, goal=Goal.DEGRADE, batch_size=2, clean_answers=clean_answers(target, images, 2),
         ).samples.to_pydict()  # fmt: skip
         assert found["clean_prediction"] == [0, 0]
         assert found["valid_prediction"] == [1, 1]

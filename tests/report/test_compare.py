@@ -1,12 +1,11 @@
 """Comparisons, from results whose numbers are known."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from scipy.stats import binomtest
@@ -15,66 +14,12 @@ from advbench.cli import main
 from advbench.metrics import holm, mean_interval, paired_p_value
 from advbench.report.compare import compare
 from advbench.report.published import against, published
-from advbench.results import CellRecord, CellSpec, DatasetIdentity, Metrics, Phase, ResultStore, TargetIdentity
+from advbench.results import CellRecord, ResultStore
 from advbench.threat import THREATS, Budget
 from advbench.types import Goal, Status
 
 IMAGES = 200
 Add = Callable[..., CellRecord]
-
-
-def metrics(accuracy: float, clean: float) -> Metrics:
-    values: dict[str, Any] = {}
-    for name, field in Metrics.model_fields.items():
-        if name.endswith("_interval"):
-            values[name] = (0.0, 1.0)
-        elif field.annotation is Phase:
-            values[name] = Phase(queries=IMAGES, gradients=0, queries_per_image=1, gradients_per_image=0)
-        else:
-            values[name] = 0
-    return Metrics(**{**values, "clean_accuracy": clean, "raw_accuracy": accuracy, "valid_accuracy": accuracy})
-
-
-def spec(attack: str, seed: int, **given: Any) -> CellSpec:
-    images = given.pop("images", None)
-    made = {"init": "scratch", "training": {"images": images, "seed": seed}}
-    identity = DatasetIdentity(
-        name=given.pop("dataset", "digits"), image_size=32, digest="d", fit_images=9, fit_digest="f",
-        validation_images=9, evaluation_images=IMAGES,
-    )  # fmt: skip
-    target = given.pop("target", "resnet50")
-    return CellSpec(
-        attack=attack, parameters=given.pop("parameters", {}), dataset=identity, seed=seed, precision="32-true",
-        target=TargetIdentity(name=target, architecture=target, fingerprint=f"{seed}", made_from=made), processes=1,
-        **{"threat": THREATS["black-box-labels"], "goal": Goal.DEGRADE, "budget": Budget(epsilon=0.3), "code": "c"}
-        | given,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultStore:
-    return ResultStore(tmp_path)
-
-
-@pytest.fixture
-def add(store: ResultStore) -> Add:
-    def add(attack: str, right: Sequence[bool] | None, seed: int = 0, reason: str = "", **given: Any) -> CellRecord:
-        created = given.pop("created", "2026-01-01T00:00:00+00:00")
-        wanted = spec(attack, seed, **given)
-        truth = np.arange(IMAGES) % 10
-        record = CellRecord(
-            key=wanted.key, status=Status.FAILED if right is None else Status.OK, reason=reason or None, spec=wanted,
-            request={}, environment={}, clean_accuracy=0.9, notes=[], history=[], classes=list("0123456789"), files={},
-            metrics=None if right is None else metrics(float(np.mean(right)), 0.9), created=created,
-        )  # fmt: skip
-        if right is None:
-            return store.save(record, None, {})
-        answers = np.where(right, truth, (truth + 1) % 10)
-        columns = dict.fromkeys(("raw_prediction", "valid_prediction", "uint8_prediction"), answers)
-        ids = [str(number) for number in range(IMAGES)]
-        return store.save(record, pa.table({"id": ids, "label": truth, "l2": np.ones(IMAGES), **columns}), {})
-
-    return add
 
 
 def first(count: int, start: int = 0) -> np.ndarray:
@@ -187,7 +132,9 @@ class TestPublished:
 
     def test_ours_stand_beside_theirs_with_what_differs(self, add: Add, store: ResultStore) -> None:
         add("pgn-b", first(20), dataset="stl10", images=1000, budget=Budget(), parameters={"label_aware": True})
-        (row,) = against(store.records(), "butterfly")
+        vanilla, row = against(store.records(), "butterfly")
+        assert (vanilla.published.attack, vanilla.published.accuracy, vanilla.ours) == ("vanilla", 0.92, 0.9)
+        assert not any("label-aware" in difference for difference in vanilla.differs)
         assert row.published.accuracy == pytest.approx(0.0692)
         assert row.difference == pytest.approx(0.1 - 0.0692)
         for words in ("32 px, not 224", "from scratch, not imagenet", "saw 1000 images", "label-aware True, not False"):

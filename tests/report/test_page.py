@@ -21,6 +21,8 @@ limit = 20
 target = "quick_targets:plain"
 [targets.other]
 target = "quick_targets:other"
+[targets.rounded]
+target = "quick_targets:rounded"
 [budgets."linf 0.3"]
 epsilon = 0.3
 [methods.noise]
@@ -69,38 +71,107 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-def test_sorting_filtering_and_flipping(page: Path, browser: Any) -> None:
+@pytest.fixture
+def tab(page: Path, browser: Any) -> Iterator[Any]:
+    """The page, opened; at the end, it must have said nothing and asked for nothing."""
     said: list[str] = []
     asked: list[str] = []
-    tab = browser.new_page()
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(page.as_uri())
+    opened = browser.new_page(color_scheme="light")
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(page.as_uri())
+    yield opened
+    opened.close()
+    assert said == []
+    assert asked
+    assert all(url.startswith(("file:", "data:")) for url in asked)
 
-    def targets() -> list[str]:
-        found: list[str] = tab.locator("#grid-1 tbody tr:visible th").all_inner_texts()
-        return found
 
-    assert targets() == ["quick_targets:other", "quick_targets:plain"]
-    for _ in range(2):
-        tab.locator("#grid-1 thead button").first.click()
-    assert targets() == ["quick_targets:plain", "quick_targets:other"]
-    assert tab.locator("#grid-1 thead th").first.get_attribute("aria-sort") == "descending"
+def column(tab: Any, number: int) -> list[str]:
+    found: list[str] = tab.locator(f"#grid-1 tbody tr:visible > :nth-child({number})").all_inner_texts()
+    return [text.split()[0] for text in found]
+
+
+def test_tables_are_sorted_and_filtered(tab: Any) -> None:
+    assert column(tab, 1) == [f"quick_targets:{name}" for name in ("other", "plain", "rounded")]
+    for order in ("ascending", "descending"):
+        tab.locator("#grid-1 thead button").first.press("Enter")
+        assert tab.locator("#grid-1 thead th").first.get_attribute("aria-sort") == order
+    assert column(tab, 1) == [f"quick_targets:{name}" for name in ("rounded", "plain", "other")]
+    tab.locator("#grid-1 thead button").nth(2).click()
+    figures = [float(text) for text in column(tab, 3)]
+    assert figures == sorted(figures)
     tab.locator("input[data-filters=grid-1]").fill("other")
-    assert targets() == ["quick_targets:other"]
+    assert column(tab, 1) == ["quick_targets:other"]
+    for place, items in (("cards", ".card"), ("runs", "#runs details")):
+        before = tab.locator(f"{items}:visible").count()
+        tab.locator(f"input[data-filters={place}]").fill("noise")
+        assert 0 < tab.locator(f"{items}:visible").count() < before
 
+
+def test_the_gallery_flips_by_keyboard(tab: Any) -> None:
     card = tab.locator(".flip").first
-    assert [image.is_visible() for image in card.locator("img").all()] == [True, False, False]
     card.focus()
-    tab.keyboard.press("Enter")
-    assert [image.is_visible() for image in card.locator("img").all()] == [False, True, False]
+    for shown, words in enumerate(("clean image", "perturbation", "perturbed image", "clean image")):
+        assert [image.is_visible() for image in card.locator("img").all()] == [each == shown % 3 for each in range(3)]
+        assert card.get_attribute("aria-label").startswith(words)
+        tab.keyboard.press("Enter")
 
-    tab.locator("#grid-1 td a:visible").first.click()
-    assert tab.locator("details[open]").count() == 1
+
+def test_a_number_leads_to_its_run_and_a_flag_to_what_it_means(tab: Any) -> None:
+    tab.locator("#grid-1 td a:not(.flag)").first.click()
+    run = tab.locator("details[open]")
+    assert run.count() == 1
+    for words in ("advbench run", '"fingerprint"', '"torch"', '"status": "ok"'):
+        assert words in run.inner_text()
+    assert tab.locator("#grid-1 a.flag").first.get_attribute("aria-label").startswith("flags: ")
+    assert "zero-gradients" in tab.locator("a.flag").evaluate_all("all => all.map(each => each.title).join()")
+    assert "Remedy: take the masking step" in tab.locator("section[aria-labelledby=flags]").text_content()
+    missing = "all => all.filter(each => !document.getElementById(each.getAttribute('href').slice(1))).length"
+    assert tab.locator("a[href^='#']").evaluate_all(missing) == 0
+
+
+def test_light_dark_phone_and_paper(tab: Any) -> None:
+    back = "getComputedStyle(document.body).backgroundColor"
+    light = tab.evaluate(back)
     tab.locator("#theme").click()
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert tab.evaluate(back) != light
+    tab.emulate_media(media="print")
+    assert tab.evaluate(back) == light  # dark paper is of no use
+    assert not tab.locator("#theme").is_visible()
+    assert not tab.locator("input[type=search]").first.is_visible()
+    tab.emulate_media(media="screen")
     tab.set_viewport_size({"width": 360, "height": 700})
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    assert said == []
-    assert all(url.startswith(("file:", "data:")) for url in asked)
+
+
+CONTRAST = """() => {
+  const light = colour => {
+    const part = colour.match(/[\\d.]+/g).slice(0, 3).map(value => value / 255)
+      .map(value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
+  };
+  const behind = each => {
+    for (; each; each = each.parentElement) {
+      const colour = getComputedStyle(each).backgroundColor;
+      if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  return Math.min(...[...document.querySelectorAll("p, a, td, th, small, button, summary, pre, label, figcaption")]
+    .filter(each => each.offsetParent && each.textContent.trim()).map(each => {
+      const [one, other] = [light(getComputedStyle(each).color), light(behind(each))].sort((a, b) => b - a);
+      return (one + 0.05) / (other + 0.05);
+    }));
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_and_images_have_words(scheme: str, tab: Any) -> None:
+    tab.emulate_media(color_scheme=scheme)
+    assert tab.evaluate(CONTRAST) >= 4.5  # WCAG 2.1 AA
+    assert tab.locator("img:not([alt])").count() == 0
+    assert all(tab.locator("figure img").evaluate_all("all => all.map(each => each.alt)"))
+    assert tab.locator("button.flip:not([aria-label])").count() == 0

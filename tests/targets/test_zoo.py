@@ -22,7 +22,6 @@ from advbench.targets import (
     known_architectures,
     make_classifier,
     restore_batch_norms,
-    target_warnings,
 )
 from advbench.targets.weights import with_versions
 
@@ -261,38 +260,3 @@ class TestTraining:
             make("wrong")
         with pytest.raises(InvalidConfig, match="cannot import"):
             make("missing")
-
-
-class TestWarnings:
-    IMAGES = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-    def warnings(self, module: torch.nn.Module) -> str:
-        return " ".join(target_warnings(ModuleTarget(module, 4), self.IMAGES))
-
-    def linear(self) -> torch.nn.Sequential:
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 4))
-
-    def test_a_sound_target_gives_none(self) -> None:
-        assert self.warnings(self.linear()) == ""
-
-    def test_a_randomised_target_is_noticed(self) -> None:
-        class Noisy(torch.nn.Module):
-            def __init__(self, inner: torch.nn.Module) -> None:
-                super().__init__()
-                self.inner = inner
-
-            def forward(self, images: torch.Tensor) -> torch.Tensor:
-                scores: torch.Tensor = self.inner(images)
-                return scores + torch.randn_like(scores)
-
-        assert "differently each time" in self.warnings(Noisy(self.linear()))
-
-    def test_probabilities_are_noticed(self) -> None:
-        assert "probabilities" in self.warnings(self.linear().append(torch.nn.Softmax(dim=1)))
-
-    def test_dead_gradients_are_noticed(self) -> None:
-        class Rounded(torch.nn.Module):
-            def forward(self, images: torch.Tensor) -> torch.Tensor:
-                return (images * 255).round()
-
-        assert "zero" in self.warnings(torch.nn.Sequential(Rounded(), *self.linear()))

@@ -1,0 +1,76 @@
+"""Which images each result got right: what comparisons and flags are made from."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from advbench.metrics import paired_p_value
+from advbench.results import CellRecord
+from advbench.types import Goal, Status
+
+__all__ = ["Answers", "Right", "SampleSource", "Version", "answers_of", "goes_further", "paired", "version_of"]
+
+Version = Literal["raw", "valid", "uint8"]
+"""Which images count: as the method returned them, clipped to [0, 1], or rounded to 8 bits as well."""
+
+Right = NDArray[np.bool_]
+
+
+class SampleSource(Protocol):
+    """Where results' images are: a store, or a report that was written from one."""
+
+    def samples(self, record: CellRecord, columns: Sequence[str] | None = None) -> pa.Table:
+        """One row an evaluation image."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One result's answers.
+
+    Args:
+        ids: Of the images.
+        right: Whether each was classified rightly, ``(images,)``.
+    """
+
+    ids: tuple[str, ...]
+    right: Right
+
+
+def version_of(record: CellRecord) -> Version:
+    """The images that count unless others are asked for: raw without a bound, as in the paper, valid under a budget."""
+    return "raw" if record.spec.budget.epsilon is None else "valid"
+
+
+def answers_of(
+    records: Iterable[CellRecord], store: SampleSource, version: Version | None = None
+) -> dict[str, Answers]:
+    """Read which images were right, by the results' keys; what ended without a result is left out."""
+    found = {}
+    for record in records:
+        if record.status is Status.OK:
+            column = f"{version or version_of(record)}_prediction"
+            samples = store.samples(record, ["id", "label", column])
+            right = samples[column].to_numpy() == samples["label"].to_numpy()
+            found[record.key] = Answers(tuple(samples["id"].to_pylist()), right)
+    return found
+
+
+def paired(first: dict[int, Answers], second: dict[int, Answers]) -> tuple[Right, Right] | None:
+    """Both sides' answers for the seeds and images that they share, ``(seeds, images)``; None without any."""
+    seeds = [seed for seed in first if seed in second and first[seed].ids == second[seed].ids]
+    if not seeds or len({first[seed].ids for seed in seeds}) > 1:
+        return None
+    return np.stack([first[seed].right for seed in seeds]), np.stack([second[seed].right for seed in seeds])
+
+
+def goes_further(first: dict[int, Answers], second: dict[int, Answers], goal: Goal, chance: float) -> bool:
+    """Whether the first goes further towards the goal than the second, beyond chance on the images they share."""
+    pair = paired(first, second)
+    if pair is None:
+        return False
+    lead = float(pair[1].mean() - pair[0].mean()) * (1 if goal is Goal.DEGRADE else -1)
+    return lead > 0 and paired_p_value(*pair) < chance

@@ -1,0 +1,83 @@
+"""Figures, from stored results alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from advbench.report.compare import ComparedTable
+from advbench.report.plots.curves import convergence, convergence_by
+from advbench.report.plots.drawing import Drawing, save
+from advbench.report.plots.images import amplification, by_gamma, triplets
+from advbench.report.plots.matrices import confusion, transfer
+from advbench.report.plots.regions import regions
+from advbench.report.plots.strength import against_epsilon, against_gradients, against_queries, against_time, norms
+from advbench.results import CellRecord, ResultStore
+from advbench.types import Goal, Status
+
+__all__ = ["Drawing", "amplification", "comparison_figures", "draw_figures", "regions", "save"]
+
+
+MOST_SHOWN = 4
+"""Results whose images and confusion are shown; each has its own under its result anyway."""
+
+
+def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
+    """Draw what one result has into its ``figures`` folder, as PNG and PDF, and return the PNG files."""
+    drawn = {
+        "triplets": triplets(record, store),
+        "convergence": convergence(record) if record.history else None,
+        "confusion": confusion(record, store) if record.metrics is not None else None,
+    }
+    return save(_there(drawn), store.folder(record.key) / "figures", suffixes=(".png", ".pdf"))
+
+
+def comparison_figures(
+    records: Sequence[CellRecord], tables: Sequence[ComparedTable], store: ResultStore, *, with_images: bool = True
+) -> dict[str, Drawing]:
+    """Every figure that these results have something for, by name.
+
+    Args:
+        records: What is compared.
+        tables: The same, compared.
+        store: Where their per-image results lie.
+        with_images: Whether to draw triplets of images, which take the longest and which a page's gallery shows better.
+    """
+    done = [record for record in records if record.status is Status.OK]
+    shown = _shown(done, tables)
+    several: dict[str, Sequence[Drawing | None]] = {
+        "convergence": convergence_by(done),
+        "gamma": by_gamma(done, store),
+        "triplets": [triplets(record, store) for record in shown if with_images],
+        "confusion": [confusion(record, store) for record in shown],
+    }
+    return _there(
+        {
+            "epsilon": against_epsilon(done),
+            "time": against_time(tables),
+            "gradients": against_gradients(tables),
+            "queries": against_queries(tables),
+            "norms": norms(done, store),
+            "transfer": transfer(done),
+            **{f"{name}-{number}": each for name, own in several.items() for number, each in enumerate(own, start=1)},
+        }
+    )
+
+
+def _there(drawn: dict[str, Drawing | None]) -> dict[str, Drawing]:
+    return {name: drawing for name, drawing in drawn.items() if drawing is not None}
+
+
+def _shown(records: Sequence[CellRecord], tables: Sequence[ComparedTable]) -> list[CellRecord]:
+    """Of some tables, the result whose images are shown: of PGN where it is there, that which goes furthest."""
+    by_key = {record.key: record for record in records}
+    shown: list[tuple[bool, CellRecord]] = []
+    for table in tables:
+        cells = [
+            (method.startswith("pgn"), cell.accuracy if table.goal is Goal.ENHANCE else -cell.accuracy, cell.keys[0])
+            for row in table.rows
+            for method, cell in row.cells.items()
+            if cell.accuracy is not None
+        ]
+        if cells:
+            is_pgn, _, key = max(cells)
+            shown.append((is_pgn, by_key[key]))
+    return [record for _, record in sorted(shown, key=lambda each: not each[0])[:MOST_SHOWN]]

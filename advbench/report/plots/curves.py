@@ -1,0 +1,129 @@
+"""Training by epoch: the paper's figures 4 and 8 to 10."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from advbench.report.compare import target_label
+from advbench.report.plots.drawing import COLOURS, GREY, STYLES, Drawing, figure_of, grouped, legend, tidy, title_of
+from advbench.results import CellRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["convergence", "convergence_by"]
+
+PANELS = (
+    ("(A) losses", "loss", (("discriminator_loss", "$L_d$"), ("generator_loss", "$L_g$"), ("loss", "loss"))),
+    ("(B) L1 of the perturbation", "mean |M| a pixel", (("l1", "$L_r$"),)),
+    (
+        "(C) fit images that turned",
+        "images",
+        (("wrong_to_right", "wrong to right"), ("right_to_wrong", "right to wrong")),
+    ),
+    (
+        "(D) the target's accuracy",
+        "%",
+        (("validation_accuracy", "validation"), ("fit_accuracy", "fit"), ("fooling_rate", "fit, fooled")),
+    ),
+)
+"""Title, unit, and what each shows: a name in the history, and one for people."""
+
+PERCENT = "%"
+
+VARIED = ("gamma", "objective")
+
+History = Sequence[Mapping[str, float]]
+
+
+def convergence(record: CellRecord) -> Drawing:
+    """One result's losses, L1, turned images and accuracy by epoch. What there is not is left out."""
+    last = record.history[-1]
+    words = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in last.items())
+    title = f"Convergence of {record.spec.attack}"
+    clean = None if record.metrics is None else record.metrics.clean_accuracy
+    return Drawing(_drawn({"": record.history}, clean), title, f"{title} by epoch; it ends at {words}.")
+
+
+def convergence_by(records: Sequence[CellRecord]) -> list[Drawing]:
+    """The same for PGNs that differ in gamma or objective alone; seeds are averaged."""
+    fitted = [record for record in records if record.history and set(VARIED) <= record.spec.parameters.keys()]
+    drawings = []
+    for name, group in grouped(fitted, _setting).items():
+        differing = [each for each in VARIED if len({record.spec.parameters[each] for record in group}) > 1]
+        if not differing:
+            continue
+        histories = _histories(group, differing)
+        ends = "; ".join(
+            f"{label}: validation accuracy {history[-1]['validation_accuracy']:.1%}, L1 {history[-1]['l1']:.3g}"
+            for label, history in histories.items()
+        )
+        title = f"Convergence by {' and '.join(differing)}: {name}"
+        drawings.append(Drawing(_drawn(histories, None), title, f"{title}. At the end, {ends}."))
+    return drawings
+
+
+def _setting(record: CellRecord) -> str:
+    spec = record.spec
+    return f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.budget}"
+
+
+def _histories(group: Sequence[CellRecord], differing: Sequence[str]) -> dict[str, History]:
+    def label(record: CellRecord) -> str:
+        return ", ".join(f"{name} {record.spec.parameters[name]}" for name in differing)
+
+    return {name: _mean([record.history for record in own]) for name, own in grouped(group, label).items()}
+
+
+def _mean(histories: Sequence[History]) -> History:
+    """Over seeds, as far as all of them go."""
+    return [
+        {name: float(np.mean([epoch[name] for epoch in epochs])) for name in epochs[0]}
+        for epochs in zip(*histories, strict=False)
+    ]
+
+
+def _drawn(histories: Mapping[str, History], clean: float | None) -> "Figure":
+    """One curve is told by its quantity's colour; of several, each has a colour, and each quantity a line style."""
+    figure = figure_of(7.2, 5.0)
+    axes = list(figure.subplots(2, 2).flat)
+    several = len(histories) > 1
+    for panel, (title, unit, quantities) in zip(axes, PANELS, strict=True):
+        scale = 100 if unit == PERCENT else 1
+        for position, (name, history) in enumerate(histories.items()):
+            for rank, (column, words) in enumerate(quantities):
+                if column in history[0]:
+                    panel.plot(
+                        [epoch["epoch"] for epoch in history],
+                        [scale * epoch[column] for epoch in history],
+                        color=COLOURS[position if several else rank],
+                        linestyle=STYLES[rank],
+                        marker=".",
+                        label=name if several and rank == 0 else "" if several else words,
+                    )
+        if clean is not None and unit == PERCENT:
+            panel.axhline(100 * clean, color=GREY, linestyle=":", label="evaluation, clean")
+        panel.set(xlabel="epoch", ylabel=unit)
+        title_of(panel, f"{title}{_key(quantities, histories) if several else ''}")
+        tidy(panel)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        if unit == PERCENT:
+            panel.set_ylim(-3, 103)
+        elif panel.dataLim.ymin >= 0:
+            panel.set_ylim(0, 1.08 * panel.get_ylim()[1])
+        panel.set_visible(bool(panel.get_lines()))
+        if not several and len(panel.get_lines()) > 1:
+            panel.legend(fontsize=7, frameon=False)
+    if several:
+        legend(figure)
+    return figure
+
+
+def _key(quantities: Sequence[tuple[str, str]], histories: Mapping[str, History]) -> str:
+    """Which quantity has which line style."""
+    there = [words for column, words in quantities if all(column in history[0] for history in histories.values())]
+    kinds = ("solid", "dashed", "dash-dotted")
+    return (
+        "" if len(there) < 2 else ": " + ", ".join(f"{words} {kind}" for words, kind in zip(there, kinds, strict=False))
+    )

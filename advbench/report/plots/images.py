@@ -1,0 +1,125 @@
+"""Images before and after: the paper's triplets (figures 3, 5 and 11 to 14), and by gamma (6 and 7)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from advbench.report.compare import method_label, target_label
+from advbench.report.plots.drawing import BLUE, ORANGE, Drawing, figure_of, grouped
+from advbench.results import CellRecord, ResultStore
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+__all__ = ["amplification", "by_gamma", "triplets"]
+
+PREDICTIONS = ["label", "clean_prediction", "valid_prediction"]
+
+MOST_IMAGES = 4
+"""Rows of the figure by gamma."""
+
+
+def triplets(record: CellRecord, store: ResultStore) -> Drawing | None:
+    """Image, amplified perturbation and perturbed image by class, with what the target sees; None without images."""
+    examples = store.tensors(record, "examples")
+    if not examples:
+        return None
+    samples = store.samples(record, PREDICTIONS)
+    order = sorted(range(len(examples["rows"])), key=lambda each: samples["label"][int(examples["rows"][each])].as_py())
+    rows = examples["rows"][order].tolist()
+    columns = [samples[name] for name in PREDICTIONS]
+    predictions = [tuple(record.classes[column[row].as_py()] for column in columns) for row in rows]
+    title = f"{method_label(record)}, {record.spec.goal}, {record.spec.budget}, on {target_label(record)}: by class"
+    words = "; ".join(f"a {truth} seen as {before}, then as {after}" for truth, before, after in predictions)
+    figure = _triplets(examples["clean"][order], examples["perturbed"][order], predictions)
+    return Drawing(figure, title, f"Clean image, amplified perturbation and perturbed image: {words}.")
+
+
+def _triplets(clean: "Tensor", perturbed: "Tensor", predictions: Sequence[tuple[str, ...]]) -> "Figure":
+    columns = 2 if len(clean) > 1 else 1
+    rows = -(-len(clean) // columns)
+    figure = figure_of(3.9 * columns, 1.5 * rows)
+    strips = figure.subplots(rows, columns, squeeze=False).T.flat
+    delta = perturbed - clean
+    factor = amplification(delta)
+    for position, (truth, before, after) in enumerate(predictions):
+        panels = (
+            (clean[position], before, before == truth),
+            (0.5 + factor * delta[position], f"perturbation ×{factor:g}", None),
+            (perturbed[position], after, after == truth),
+        )
+        _strip(next(strips), truth, panels)
+    for spare in strips:
+        spare.remove()
+    return figure
+
+
+def _strip(axes: "Axes", truth: str, panels: Sequence[tuple["Tensor", str, bool | None]]) -> None:
+    """Images side by side, each under its words, marked where they are right or wrong. One axes is drawn faster."""
+    for position, (image, words, right) in enumerate(panels):
+        left = 1.06 * position
+        pixels = np.clip(image.permute(1, 2, 0).numpy(), 0, 1)
+        axes.imshow(pixels, interpolation="nearest", extent=(left, left + 1, 0, 1))
+        mark = "" if right is None else " ✓" if right else " ✗"
+        colour = "black" if right is None else BLUE if right else ORANGE
+        axes.text(left + 0.5, 1.03, words + mark, fontsize=7, color=colour, ha="center", va="bottom")
+    axes.text(-0.04, 0.5, f"true: {truth}", fontsize=7, rotation=90, ha="right", va="center")
+    axes.set(xlim=(0, 1.06 * len(panels) - 0.06), ylim=(0, 1))
+    axes.set_axis_off()
+
+
+def amplification(delta: "Tensor") -> float:
+    """The largest of 1, 2, 5, 10, ... that leaves nearly all of the perturbation within the grey range."""
+    reach = float(delta.abs().flatten().quantile(0.99)) if delta.numel() <= 2**24 else float(delta.abs().max())
+    steps = (1, 2, 5, 10, 20, 50, 100)
+    return float(max((step for step in steps if step * reach <= 0.5), default=1))
+
+
+def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]:
+    """The same images perturbed under several gammas, for PGNs that differ in it alone; of several seeds the first."""
+    fitted = [record for record in records if {"gamma", "objective"} <= record.spec.parameters.keys()]
+    drawings = []
+    for name, group in grouped(fitted, _setting).items():
+        by_value = {record.spec.parameters["gamma"]: record for record in sorted(group, key=lambda r: -r.spec.seed)}
+        if len(by_value) < 2:
+            continue
+        examples = {gamma: store.tensors(record, "examples") for gamma, record in sorted(by_value.items())}
+        shared = set.intersection(*(set(each["rows"].tolist()) if each else set() for each in examples.values()))
+        if not shared:
+            continue
+        rows = sorted(shared)[:MOST_IMAGES]
+        gammas = ", ".join(f"{gamma:g}" for gamma in reversed(examples))
+        title = f"Images by gamma: {name}"
+        figure = figure_of(1.25 * (1 + len(examples)), 1.45 * len(rows))
+        for strip, row in zip(figure.subplots(len(rows), squeeze=False).flat, rows, strict=True):
+            _strip(strip, *_by_gamma(row, examples, by_value, store))
+        drawings.append(Drawing(figure, title, f"{len(rows)} images, each clean and perturbed under gamma {gammas}."))
+    return drawings
+
+
+def _setting(record: CellRecord) -> str:
+    spec = record.spec
+    place = f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.budget}"
+    return f"{place}, {spec.parameters['objective']}"
+
+
+def _by_gamma(
+    row: int,
+    examples: Mapping[float, Mapping[str, "Tensor"]],
+    records: Mapping[float, CellRecord],
+    store: ResultStore,
+) -> tuple[str, list[tuple["Tensor", str, bool | None]]]:
+    """One image's class, and it clean and under each gamma, the largest first."""
+    panels: list[tuple[Tensor, str, bool | None]] = []
+    for gamma, kept in reversed(list(examples.items())):
+        classes = records[gamma].classes
+        samples = store.samples(records[gamma], PREDICTIONS)
+        truth, before, after = (samples[name][row].as_py() for name in PREDICTIONS)
+        position = kept["rows"].tolist().index(row)
+        if not panels:
+            panels.append((kept["clean"][position], f"clean: {classes[before]}", before == truth))
+        panels.append((kept["perturbed"][position], f"γ {gamma:g}: {classes[after]}", after == truth))
+    return classes[truth], panels

@@ -1,0 +1,52 @@
+"""Decision regions around one image, as in figure 3 of Liu et al. 2016."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from advbench.report.plots.drawing import COLOURS, Drawing, panels
+
+__all__ = ["regions"]
+
+OTHER = "#DDDDDD"
+
+
+def regions(
+    predictions: Mapping[str, NDArray[np.int64]], positions: NDArray[np.float64], truth: int, classes: Sequence[str]
+) -> Drawing:
+    """A panel for each target, a colour for each class, the image itself in the middle.
+
+    Args:
+        predictions: For each target ``(positions, positions)`` classes; the gradient is along the columns.
+        positions: Along both axes, pixels in [0, 1] as a root mean square.
+        truth: The image's true class.
+        classes: Names.
+    """
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.patches import Patch
+
+    largest = np.bincount(np.concatenate([each.ravel() for each in predictions.values()]), minlength=len(classes))
+    named = [int(each) for each in np.argsort(-largest, kind="stable") if largest[each]][: len(COLOURS)]
+    code = np.full(len(classes), len(named))
+    code[named] = np.arange(len(named))
+    colours = [*COLOURS[: len(named)], OTHER]
+    palette, steps = ListedColormap(colours), BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
+    figure, axes = panels(list(predictions), width=2.9, height=2.9)
+    reach = float(positions[-1])
+    kept = {}
+    for panel, (name, predicted) in zip(axes, predictions.items(), strict=True):
+        panel.imshow(
+            code[predicted], cmap=palette, norm=steps, origin="lower", extent=(-reach, reach, -reach, reach),
+            interpolation="nearest",
+        )  # fmt: skip
+        panel.plot(0, 0, marker="+", color="white", markersize=9, markeredgewidth=2)
+        panel.set(xlabel="along the gradient, RMS", ylabel="a random direction, RMS")
+        panel.grid(visible=False)
+        kept[name] = float((predicted == truth).mean())
+    shown = [Patch(color=colour, label=classes[each]) for each, colour in zip(named, colours, strict=False)]
+    shown += [Patch(color=OTHER, label="others")] if (largest > 0).sum() > len(named) else []
+    wide = max(1, int(figure.get_figwidth() / (0.5 + 0.065 * max(len(classes[each]) for each in named))))
+    figure.legend(handles=shown, loc="outside lower center", ncols=min(len(shown), wide), fontsize=7, frameon=False)
+    words = "; ".join(f"{name} sees {classes[truth]} on {share:.0%} of it" for name, share in kept.items())
+    return Drawing(figure, f"Decision regions around a {classes[truth]}", f"The plane through one image: {words}.")

@@ -1,0 +1,148 @@
+"""How far methods go: against epsilon, time, gradients and queries, and the size of what they add."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from advbench.report.compare import ComparedCell, ComparedTable, method_label, target_label
+from advbench.report.plots.drawing import GREY, Drawing, grouped, legend, looks, panels
+from advbench.results import CellRecord, ResultStore
+from advbench.types import Goal
+
+__all__ = ["against_epsilon", "against_gradients", "against_queries", "against_time", "norms"]
+
+
+def against_epsilon(records: Sequence[CellRecord]) -> Drawing | None:
+    """Accuracy against epsilon, a panel for each target, dataset, norm and goal that has several budgets."""
+    bounded = [record for record in records if record.spec.budget.epsilon is not None and record.metrics is not None]
+    groups = {
+        name: group
+        for name, group in grouped(
+            bounded, lambda r: f"{target_label(r)}, {r.spec.dataset.name}, {r.spec.goal}, {r.spec.budget.norm}"
+        ).items()
+        if len({record.spec.budget.epsilon for record in group}) > 1
+    }
+    if not groups:
+        return None
+    figure, axes = panels(list(groups), height=3.2)
+    styles = looks(method_label(record) for group in groups.values() for record in group)
+    words = []
+    for panel, (name, group) in zip(axes, groups.items(), strict=True):
+        for method, own in grouped(group, method_label).items():
+            found = defaultdict(list)
+            for record in own:
+                if record.metrics is not None:
+                    found[float(record.spec.budget.epsilon or 0)].append(100 * record.metrics.valid_accuracy)
+            epsilons = sorted(found)
+            means = [float(np.mean(found[epsilon])) for epsilon in epsilons]
+            lows, highs = ([ends(found[epsilon]) for epsilon in epsilons] for ends in (min, max))
+            panel.plot(epsilons, means, **styles[method], label=method)
+            panel.fill_between(epsilons, lows, highs, color=styles[method]["color"], alpha=0.15, linewidth=0)
+            words.append(
+                f"{name}, {method}: {means[0]:.1f}% at {epsilons[0]:g} to {means[-1]:.1f}% at {epsilons[-1]:g}"
+            )
+        clean = float(np.mean([100 * record.metrics.clean_accuracy for record in group if record.metrics]))
+        panel.axhline(clean, color=GREY, linestyle=":", label="clean")
+        panel.set(xlabel="epsilon", ylabel="valid accuracy, %", ylim=(-3, 103))
+    legend(figure)
+    return Drawing(figure, "Accuracy against epsilon", f"A line a method, a band over seeds. {'; '.join(words)}.")
+
+
+def against_time(tables: Sequence[ComparedTable]) -> Drawing | None:
+    """Accuracy against milliseconds an image."""
+    return _against(tables, "Accuracy against time", "ms an image", lambda cell: cell.ms_per_image)
+
+
+def against_gradients(tables: Sequence[ComparedTable]) -> Drawing | None:
+    """Accuracy against the target's gradients an image in use; what was fitted beforehand has spent them there."""
+    return _against(tables, "Accuracy against gradients", "gradients an image", lambda cell: cell.gradients)
+
+
+def against_queries(tables: Sequence[ComparedTable]) -> Drawing | None:
+    """Accuracy against queries an image in use."""
+    return _against(tables, "Accuracy against queries", "queries an image", lambda cell: cell.queries)
+
+
+def _against(
+    tables: Sequence[ComparedTable], title: str, unit: str, cost: Callable[[ComparedCell], float | None]
+) -> Drawing | None:
+    """A panel for each table where anything costs something; what nothing cheaper beats is joined (Pareto)."""
+    kept = [
+        table
+        for table in tables
+        if len(table.methods) > 1 and any(cost(cell) for row in table.rows for cell in row.cells.values())
+    ]
+    if not kept:
+        return None
+    figure, axes = panels([table.title for table in kept], height=3.2)
+    styles = looks(method for table in kept for method in table.methods)
+    words = []
+    for panel, table in zip(axes, kept, strict=True):
+        points: list[tuple[float, float, str]] = []
+        for method in table.methods:
+            cells = [row.cells[method] for row in table.rows if method in row.cells]
+            places = [(cost(cell), cell.accuracy) for cell in cells]
+            known = [(x, 100 * y, method) for x, y in places if x is not None and y is not None]
+            if known:
+                look = {name: styles[method][name] for name in ("color", "marker")}
+                panel.scatter([x for x, _, _ in known], [y for _, y, _ in known], **look, s=24, label=method)
+            points += known
+        panel.set_xscale("symlog", linthresh=0.1)
+        panel.set(xlabel=unit, ylabel="accuracy, %", ylim=(-3, 103))
+        panel.set_xlim(-0.02, 1.6 * max([1, *(x for x, _, _ in points)]))
+        best = _front(points, table.goal)
+        panel.plot([x for x, _, _ in best], [y for _, y, _ in best], color=GREY, linewidth=1, zorder=0)
+        words.append(f"{table.title}: " + ", ".join(f"{method} {y:.1f}% at {x:.3g} {unit}" for x, y, method in best))
+    legend(figure)
+    return Drawing(figure, title, f"What nothing cheaper beats is joined. {'; '.join(words)}.")
+
+
+def _front(points: Sequence[tuple[float, float, str]], goal: Goal) -> list[tuple[float, float, str]]:
+    """What nothing cheaper goes beyond, from the cheapest on."""
+    sign = 1 if goal is Goal.DEGRADE else -1
+    front: list[tuple[float, float, str]] = []
+    for cost, accuracy, method in sorted(points, key=lambda point: (point[0], sign * point[1])):
+        if not front or sign * accuracy < sign * front[-1][1]:
+            front.append((cost, accuracy, method))
+    return front
+
+
+def norms(records: Sequence[CellRecord], store: ResultStore) -> Drawing | None:
+    """The share of images whose class changed by a perturbation of at most each size, where there was no bound."""
+    groups = {
+        name: group
+        for name, group in grouped(
+            [record for record in records if record.spec.budget.epsilon is None],
+            lambda r: f"{target_label(r)}, {r.spec.dataset.name}, {r.spec.goal}, unbounded, {r.spec.budget.norm}",
+        ).items()
+        if len({method_label(record) for record in group}) > 1
+    }
+    if not groups:
+        return None
+    figure, axes = panels(list(groups), height=3.2)
+    styles = looks(method_label(record) for group in groups.values() for record in group)
+    words = []
+    for panel, (name, group) in zip(axes, groups.items(), strict=True):
+        for method, own in grouped(group, method_label).items():
+            tried, sizes = _sizes_where_changed(own, store)
+            if len(sizes):
+                look = {each: styles[method][each] for each in ("color", "linestyle")}
+                panel.step(sizes, 100 * np.arange(1, len(sizes) + 1) / tried, where="post", **look, label=method)
+                words.append(f"{name}, {method}: {len(sizes) / tried:.1%} changed, median size {np.median(sizes):.3g}")
+        panel.set(xlabel=f"{group[0].spec.budget.norm} norm", ylabel="class changed so far, %", ylim=(0, 103))
+        panel.set_xlim(left=0)
+    legend(figure)
+    return Drawing(figure, "Norms of what changed the class", f"Cumulative, a line a method. {'; '.join(words)}.")
+
+
+def _sizes_where_changed(records: Sequence[CellRecord], store: ResultStore) -> tuple[int, np.ndarray]:
+    """How many images there were, and the sizes, in order, of what changed the class of some."""
+    tried, found = 0, []
+    for record in records:
+        norm = str(record.spec.budget.norm)
+        samples = store.samples(record, ["clean_prediction", "valid_prediction", norm])
+        changed = samples["clean_prediction"].to_numpy() != samples["valid_prediction"].to_numpy()
+        tried += len(changed)
+        found.append(samples[norm].to_numpy()[changed])
+    return tried, np.sort(np.concatenate(found))

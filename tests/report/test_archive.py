@@ -1,0 +1,113 @@
+"""Reports as folders: whole, the same everywhere, and made again from their own records."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from advbench.bench import run_cell
+from advbench.cli import main
+from advbench.cli.main import request_of
+from advbench.errors import StorageError
+from advbench.progress import SILENT
+from advbench.report.archive import Archive
+from advbench.suites import load_suite
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = sorted(path.parent for path in (ROOT / "reports").glob("*/manifest.json"))
+
+SUITE = """
+title = "A report to keep"
+question = "Which method moves digits?"
+[defaults]
+dataset = "digits"
+limit = 20
+target = "quick_targets:plain"
+epsilon = 0.3
+[methods.noise]
+attack = "noise"
+[methods.fgsm]
+attack = "fgsm"
+[methods."fgsm without access"]
+attack = "fgsm"
+threat = "black-box-labels"
+[methods.later]
+attack = "pgd"
+"""
+
+
+def command(*words: Any) -> Any:
+    return CliRunner().invoke(main, list(map(str, words)))
+
+
+def report(folder: Path) -> Any:
+    """Write the report of the suite beside it."""
+    return command("report", folder / "kept.toml", "--results", folder / "results", "--folder", folder / "report")
+
+
+@pytest.fixture(scope="module")
+def place(factories: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite, of which two cells are stored, and its report, in a folder where an older one lay."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "kept.toml").write_text(SUITE)
+    for cell in load_suite(folder / "kept.toml").cells():
+        if cell.names["method"] in ("noise", "fgsm"):
+            run_cell(request_of([*cell.arguments, "--results", str(folder / "results")]), SILENT)
+    (folder / "report" / "figures").mkdir(parents=True)
+    (folder / "report" / "figures" / "old.png").touch()
+    written = report(folder)
+    assert written.exit_code == 0, written.output
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_report_is_whole_and_the_same_when_written_again(place: Path) -> None:
+    files = contents(place / "report")
+    text = files["README.md"].decode()
+    assert "2 of 4 cells" in text
+    assert f"advbench report {place / 'kept.toml'} --folder {place / 'report'}" in text
+    assert "does not grant input-gradients" in text
+    assert "later, 0: to run: it was not run yet" in text
+    figures = {line.split("(figures/")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+    assert len(figures) > 3
+    assert files.keys() == {"README.md", "manifest.json", "samples.parquet", "tables.csv", "tables.tex"} | {
+        f"figures/{name}" for name in figures
+    }
+    assert str(place / "results") not in files["manifest.json"].decode()
+    assert report(place).exit_code == 0
+    assert contents(place / "report") == files
+
+
+def test_a_changed_answer_changes_the_tables(place: Path, tmp_path: Path) -> None:
+    """The tables come from the kept answers, not from a copy of themselves."""
+    shutil.copy(place / "report" / "manifest.json", tmp_path)
+    kept = pq.read_table(place / "report" / "samples.parquet")
+    wrong = pa.array([(label + 1) % 10 for label in kept["label"].to_pylist()], pa.int16())
+    column = kept.column_names.index("valid_prediction")
+    pq.write_table(kept.set_column(column, "valid_prediction", wrong), tmp_path / "samples.parquet")
+    assert Archive(place / "report").pages()["README.md"] == (place / "report" / "README.md").read_text()
+    assert "| 0.0 [0.0, 16.1]" in Archive(tmp_path).pages()["README.md"]
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="write it again"):
+        Archive(tmp_path)
+    assert "nothing to write" in command("report", tmp_path / "any.toml").output
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
+def test_committed_tables_are_made_again_from_their_manifest(folder: Path) -> None:
+    archive = Archive(folder)
+    assert archive.manifest.records
+    for name, text in archive.pages().items():
+        assert (folder / name).read_text() == text, f"{folder.name}/{name} is not what its records say"
+    suite = archive.manifest.suite
+    assert load_suite(ROOT / suite.file, suite.scale).identity == suite.identity
+    assert all((folder / "figures" / f"{figure.name}.png").is_file() for figure in archive.manifest.figures)

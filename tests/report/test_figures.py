@@ -1,0 +1,189 @@
+"""Figures: what they draw is what was stored."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from advbench.bench import Workshop, decision_plane, run_cell
+from advbench.cli import main
+from advbench.cli.main import request_of
+from advbench.errors import InvalidConfig
+from advbench.progress import SILENT
+from advbench.report.compare import compare
+from advbench.report.plots import Drawing, comparison_figures, save
+from advbench.report.plots import regions as region_figure
+from advbench.results import CellRecord, ResultStore
+
+RUNS = (
+    ("noise", "--epsilon", "0.1"),
+    ("noise", "--epsilon", "0.3"),
+    ("fgsm", "--epsilon", "0.1"),
+    ("fgsm", "--epsilon", "0.3"),
+    ("square", "--epsilon", "0.3", "--queries", "20"),
+    ("deepfool",),
+    ("fmn",),
+)
+
+HISTORY = [
+    {
+        "epoch": epoch, "discriminator_loss": 1.0 / epoch, "generator_loss": 2.0 / epoch, "l1": 0.1 * epoch,
+        "wrong_to_right": 1.0, "right_to_wrong": 5.0 * epoch, "fit_accuracy": 0.8, "validation_accuracy": 0.7,
+    }
+    for epoch in (1, 2, 3)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(factories: str, tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    """Real results of targets that need no training, and copies of one as PGN with two gammas, and as transferred."""
+    store = ResultStore(tmp_path_factory.mktemp("results"))
+    workshop = Workshop()
+    for target in ("plain", "other"):
+        for attack, *options in RUNS:
+            words = ["--attack", attack, "--target", f"{factories}:{target}", "--limit", "40", *options]
+            run_cell(request_of([*words, "--results", str(store.location)]), SILENT, workshop)
+    originals = [
+        record for record in store.records() if (record.spec.attack, record.spec.budget.epsilon) == ("fgsm", 0.3)
+    ]
+    for record in originals:
+        for gamma in (3.0, 0.1):
+            _copy(store, record, attack="pgn-b", parameters={"gamma": gamma, "objective": "logistic"})
+        for surrogate in ("resnet18", "vgg11"):
+            _copy(store, record, parameters={"surrogates": [{"architecture": surrogate}]})
+    return store
+
+
+def _copy(store: ResultStore, record: CellRecord, **changes: Any) -> None:
+    spec = record.spec.model_copy(update=changes)
+    history = HISTORY if spec.attack == "pgn-b" else []
+    copied = record.model_copy(update={"spec": spec, "key": spec.key, "history": history})
+    store.save(copied, store.samples(record), {"examples": store.tensors(record, "examples")})
+
+
+@pytest.fixture(scope="module")
+def drawings(store: ResultStore) -> dict[str, Drawing]:
+    return comparison_figures(store.records(), compare(store.records(), store), store)
+
+
+def one(store: ResultStore, attack: str, target: str, epsilon: float | None = None) -> CellRecord:
+    (found,) = (
+        record
+        for record in store.records()
+        if (record.spec.attack, record.spec.target.name, record.spec.budget.epsilon)
+        == (attack, f"quick_targets:{target}", epsilon)
+        and "surrogates" not in record.spec.parameters
+    )
+    return found
+
+
+def labelled(drawing: Drawing, label: str) -> list[Any]:
+    return [line for panel in drawing.figure.axes for line in panel.get_lines() if line.get_label() == label]
+
+
+def test_there_is_every_kind_of_figure_with_words_and_files(drawings: dict[str, Drawing], tmp_path: Path) -> None:
+    kinds = {name.partition("-")[0] for name in drawings}
+    assert kinds == {
+        "epsilon", "queries", "time", "gradients", "norms", "transfer", "convergence", "gamma", "triplets", "confusion",
+    }  # fmt: skip
+    assert all(drawing.title and len(drawing.alt) > 40 for drawing in drawings.values())
+    save({"epsilon": drawings["epsilon"]}, tmp_path / "one")
+    save({"epsilon": drawings["epsilon"]}, tmp_path / "two")
+    for suffix in (".png", ".pdf", ".svg"):
+        first, second = ((tmp_path / each / f"epsilon{suffix}").read_bytes() for each in ("one", "two"))
+        assert first == second
+        assert len(first) > 1000
+
+
+def test_accuracy_against_epsilon_is_the_records(drawings: dict[str, Drawing], store: ResultStore) -> None:
+    expected = []
+    for target in ("other", "plain"):
+        records = [one(store, "noise", target, epsilon) for epsilon in (0.1, 0.3)]
+        expected.append([100 * record.metrics.valid_accuracy for record in records if record.metrics])
+    assert [list(line.get_ydata()) for line in labelled(drawings["epsilon"], "noise")] == expected
+
+
+def test_the_norms_curve_ends_at_the_fooling_rate(drawings: dict[str, Drawing], store: ResultStore) -> None:
+    for line, target in zip(labelled(drawings["norms"], "deepfool"), ("other", "plain"), strict=True):
+        metrics = one(store, "deepfool", target).metrics
+        assert metrics is not None
+        assert line.get_ydata()[-1] == pytest.approx(100 * metrics.fooling_rate)
+        assert list(line.get_xdata()) == sorted(line.get_xdata())
+
+
+def test_confusion_before_and_after_has_the_accuracies_on_its_diagonals(
+    drawings: dict[str, Drawing], store: ResultStore
+) -> None:
+    (drawing,) = (each for each in drawings.values() if each.title.startswith("Confusion by pgn-b"))
+    accuracies = {
+        (100 * record.metrics.clean_accuracy, 100 * record.metrics.valid_accuracy)
+        for record in store.records()
+        if record.metrics and record.spec.attack == "pgn-b"
+    }
+    shown = [f"{before:.1f}% lie on the diagonal before, {after:.1f}% after" for before, after in accuracies]
+    assert any(words in drawing.alt for words in shown)
+    for panel in drawing.figure.axes:
+        assert np.asarray(panel.images[0].get_array()).sum(axis=1) == pytest.approx(np.full(10, 100))
+
+
+def test_transfer_has_a_square_for_each_pair(drawings: dict[str, Drawing]) -> None:
+    (panel,) = drawings["transfer"].figure.axes
+    assert np.asarray(panel.images[0].get_array()).shape == (2, 2)
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["resnet18", "vgg11"]
+
+
+def test_convergence_has_four_panels_and_a_curve_for_each_gamma(drawings: dict[str, Drawing]) -> None:
+    panels = drawings["convergence-1"].figure.axes
+    assert [panel.get_title()[:3] for panel in panels] == ["(A)", "(B)", "(C)", "(D)"]
+    (l1,) = {tuple(np.asarray(line.get_ydata()).tolist()) for line in panels[1].get_lines()}
+    assert l1 == pytest.approx((0.1, 0.2, 0.3))
+    assert {line.get_label() for line in panels[1].get_lines()} == {"gamma 0.1", "gamma 3.0"}
+
+
+def test_images_by_gamma_are_the_same_images(drawings: dict[str, Drawing]) -> None:
+    strips = drawings["gamma-1"].figure.axes
+    assert [text.get_text().partition(":")[0] for text in strips[0].texts] == ["clean", "γ 3", "γ 0.1", "true"]
+    for strip in strips:
+        clean, *perturbed = (np.asarray(image.get_array()) for image in strip.images)
+        assert all(0 < np.abs(each - clean).max() < 0.31 for each in perturbed)
+
+
+class TestRegions:
+    def plane(self, store: ResultStore, attacks: Sequence[tuple[str, str, float]], image: int = 3) -> Any:
+        return decision_plane([one(store, *each) for each in attacks], image, 0.8, 21, SILENT)
+
+    def test_of_a_linear_target_they_are_convex_around_its_own_answer(self, store: ResultStore) -> None:
+        plane = self.plane(store, [("noise", "plain", 0.1), ("noise", "other", 0.1)])
+        samples = store.samples(one(store, "noise", "plain", 0.1))
+        predicted = plane.predictions["quick_targets:plain"]
+        assert list(plane.predictions) == ["quick_targets:plain", "quick_targets:other"]
+        assert predicted[10, 10] == samples["clean_prediction"][3].as_py()
+        assert len(np.unique(predicted)) > 1
+        for line in (*predicted, *predicted.T):
+            assert (np.diff(line) != 0).sum() == len(np.unique(line)) - 1
+
+    def test_the_loss_rises_to_the_right(self, store: ResultStore) -> None:
+        """A linear target's loss is convex, so that right answers along its gradient end and do not come back."""
+        plane = self.plane(store, [("noise", "plain", 0.1)])
+        right = plane.predictions["quick_targets:plain"][10] == plane.label
+        assert list(right) == sorted(right, reverse=True)
+
+    def test_they_are_drawn_by_the_command(self, store: ResultStore, tmp_path: Path) -> None:
+        keys = [one(store, "noise", target, 0.1).key for target in ("plain", "other")]
+        words = ["regions", *keys, "--results", str(store.location), "--points", "9", "--figures", str(tmp_path)]
+        drawn = CliRunner().invoke(main, words)
+        assert drawn.exit_code == 0, drawn.output
+        assert {path.name for path in tmp_path.iterdir()} == {"regions.png", "regions.pdf", "regions.svg"}
+
+    def test_the_words_say_how_much_of_the_plane_is_right(self) -> None:
+        predicted = np.zeros((4, 4), dtype=np.int64)
+        predicted[0] = 1
+        drawing = region_figure({"half": predicted}, np.linspace(-1, 1, 4), 0, ["cat", "dog"])
+        assert "half sees cat on 75% of it" in drawing.alt
+
+    def test_an_image_that_is_not_there_is_refused(self, store: ResultStore) -> None:
+        with pytest.raises(InvalidConfig, match="there are 40"):
+            self.plane(store, [("noise", "plain", 0.1)], image=40)

@@ -1,0 +1,197 @@
+"""Results that several share: behind a URL, and with others who run the same at the same time."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from advbench.bench import RunRequest, Workshop
+from advbench.cli import main
+from advbench.cli.main import request_of
+from advbench.errors import InvalidConfig, ResultClaimed, StorageError
+from advbench.files import home as home_folder
+from advbench.results import ResultStore, remote
+from advbench.results.remote import Remote
+from advbench.suites import Done, Event, run_locally
+from advbench.suites.work import work
+from advbench.types import Status
+
+
+def command(*words: str | Path | int) -> Any:
+    return CliRunner().invoke(main, list(map(str, words)))
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    import fsspec
+
+    yield "memory://results/of-mine"
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture
+def noise(factories: str, url: str) -> Callable[[], Any]:
+    """Runs noise with its results behind the URL."""
+    words = ("run", "--attack", "noise", "--target", f"{factories}:plain", "--limit", "10", "--epsilon", "0.1")
+    return lambda: command(*words, "--results", url)
+
+
+class TestUrl:
+    def test_a_result_is_found_by_a_machine_that_has_no_copy(
+        self, noise: Callable[[], Any], url: str, home: Path
+    ) -> None:
+        first = noise()
+        assert first.exit_code == 0, first.output
+        shutil.rmtree(home / "results")
+        assert "answered from the store" in noise().output
+        shutil.rmtree(home / "results")
+        (key,) = ResultStore(url).keys()
+        assert key[:10] in command("show", key[:6], "--results", url).output
+        assert "holds" in command("verify", key, "--results", url).output
+        assert "noise" in command("compare", "--results", url).output
+        counted = command("query", "select count(*) as n from samples", "--results", url, "--format", "csv")
+        assert counted.output.split() == ["n", "10"]
+
+    def test_the_record_comes_last_and_makes_the_result(
+        self, noise: Callable[[], Any], url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        listed: list[tuple[str, int]] = []
+        write = Remote.write
+
+        def watched(self: Remote, path: str, content: bytes) -> None:
+            listed.append((path.split("/")[-1], len(ResultStore(url).keys())))
+            write(self, path, content)
+
+        monkeypatch.setattr(Remote, "write", watched)
+        assert noise().exit_code == 0
+        stored = [name for name, _ in listed if name != ".probe"]
+        assert stored == ["examples.safetensors", "perturbed.safetensors", "samples.parquet", "record.json"]
+        assert {count for _, count in listed} == {0}
+        assert len(ResultStore(url).keys()) == 1
+
+    def test_what_was_changed_there_is_not_believed(self, noise: Callable[[], Any], url: str, home: Path) -> None:
+        noise()
+        store = ResultStore(url)
+        (record,) = store.records()
+        Remote(url).write(f"{record.key}/samples.parquet", b"other")
+        assert store.samples(record).num_rows == 10  # the copy here is what was stored
+        shutil.rmtree(home / "results")
+        with pytest.raises(StorageError, match="was changed"):
+            store.samples(record)
+        Remote(url).remove(f"{record.key}/record.json")
+        assert store.keys() == []
+
+    def test_what_is_not_served_is_refused(self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(InvalidConfig, match="cannot use --results nowhere://x"):
+            ResultStore("nowhere://x")
+        suite = tmp_path / "suite.toml"
+        suite.write_text(
+            'title = "One"\n[defaults]\ntarget = "resnet18"\nepsilon = 0.1\n[methods.noise]\nattack = "noise"\n'
+        )
+        for options, words in (
+            (["--results", url], "one process alone"),
+            (["--address", "here:1"], "--address means nothing with --executor local"),
+            (["--executor", "ray", "--workers", "2"], "--workers means nothing with --executor ray"),
+        ):
+            refused = command("suite", "run", suite, "--results", tmp_path, *options)
+            assert refused.exit_code == 2
+            assert words in refused.output
+        pytest.importorskip("ray")
+        refused = command("suite", "run", suite, "--results", tmp_path, "--executor", "ray", "--address", "127.0.0.1:9")
+        assert refused.exit_code == 2
+        assert "no Ray cluster at '127.0.0.1:9'" in refused.output
+        monkeypatch.setenv("ADVBENCH_HOME", "s3://bucket/home")
+        with pytest.raises(InvalidConfig, match="name a folder"):
+            home_folder()
+
+
+class TestClaim:
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(remote, "STALE_SECONDS", 0.3)
+        monkeypatch.setattr(remote, "RENEW_SECONDS", 0.05)
+
+    def test_one_has_it_and_others_wait(self, url: str) -> None:
+        ends = []
+
+        def hold(seconds: float) -> None:
+            with Remote(url).claim("key", wait=True):
+                time.sleep(seconds)
+                ends.append(seconds)
+
+        with Remote(url).claim("key", wait=True):
+            waiting = threading.Thread(target=hold, args=(0.0,))
+            waiting.start()
+            with pytest.raises(ResultClaimed, match=socket.gethostname()), Remote(url).claim("key", wait=False):
+                pass
+            time.sleep(1.0)  # three times as long as a claim that is not renewed would last
+            assert ends == []
+        waiting.join()
+        assert ends == [0.0]
+
+    def test_a_claim_goes_with_its_process_or_grows_stale_with_its_machine(self, url: str) -> None:
+        gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+        Remote(url).write(".claims/key", f"{socket.gethostname()} {gone.stdout.decode().strip()} x".encode())
+        with Remote(url).claim("key", wait=False):
+            pass
+        Remote(url).write(".claims/key", b"another-machine 1 x")
+        started = time.monotonic()
+        with Remote(url).claim("key", wait=True):
+            assert time.monotonic() - started > 0.3
+
+
+@pytest.fixture
+def cells(factories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[int, RunRequest]]:
+    """Three cells against one target that is yet to be trained, with results somewhere."""
+    monkeypatch.setenv("ADVBENCH_HOME", str(tmp_path / "home"))
+
+    def make(results: str) -> dict[int, RunRequest]:
+        common = ["--target", f"{factories}:plain", "--target-epochs", "2", "--epsilon", "0.1", "--limit", "20",
+                  "--device", "cpu", "--results", results]  # fmt: skip
+        return dict(enumerate(request_of(["--attack", name, *common]) for name in ("pgd", "fgsm", "noise")))
+
+    return make
+
+
+def two_users(run: Callable[[Callable[[Event], None]], Iterable[Done | None]]) -> None:
+    """Two run the same at once: each target is trained by one of them, each cell run by one, both have all results."""
+    told: list[tuple[int, Event]] = []
+    done: list[Done | None] = []
+
+    def user(number: int) -> None:
+        done.extend(run(lambda event: told.append((number, event))))
+
+    users = [threading.Thread(target=user, args=(number,)) for number in range(2)]
+    for each in users:
+        each.start()
+    for each in users:
+        each.join()
+    assert [each and each.status for each in done] == [Status.OK] * 6
+    assert len({each.key for each in done if each}) == 3
+    trained = [(number, event) for number, event in told if event.task.startswith("training target")]
+    assert len({number for number, _ in trained}) == 1
+    began = {(number, event.cell) for number, event in told if event.task == "perturbing and checking"}
+    assert sorted(cell for _, cell in began) == [0, 1, 2]
+
+
+def test_two_users_share_the_work(cells: Callable[[str], dict[int, RunRequest]], tmp_path: Path) -> None:
+    requests = cells(str(tmp_path / "results"))
+    two_users(lambda tell: [work(number, requests[number], Workshop(), tell, wait=True) for number in requests])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behind", ["", "file://"])
+def test_two_users_with_workers_share_the_work(
+    behind: str, cells: Callable[[str], dict[int, RunRequest]], tmp_path: Path
+) -> None:
+    requests = cells(f"{behind}{tmp_path / 'results'}")
+    two_users(lambda tell: run_locally(requests, tell, workers=1))
