@@ -134,13 +134,13 @@ def killed(kills: int, root: Path, undisturbed: Undisturbed, *options: str) -> N
     while left:
         process = machine.start()
         try:
-            process.wait(chance.uniform(0.05, 0.6) * undisturbed.seconds)
+            process.wait(chance.uniform(0.05, 0.4) * undisturbed.seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             left -= 1
             assert all_gone(process.pid)
-            print(f"kill {kills - left}: {machine.check()} of {CELLS} results")
+            print(f"kill {kills - left}: {machine.check()} of {CELLS} results", flush=True)
             continue
         assert machine.finish(process) == undisturbed.results
         number += 1

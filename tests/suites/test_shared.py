@@ -93,7 +93,9 @@ class TestUrl:
         with pytest.raises(InvalidConfig, match="cannot use --results nowhere://x"):
             ResultStore("nowhere://x")
         suite = tmp_path / "suite.toml"
-        suite.write_text('title = "One"\n[defaults]\ntarget = "resnet18"\nepsilon = 0.1\n[methods.noise]\nattack = "noise"\n')
+        suite.write_text(
+            'title = "One"\n[defaults]\ntarget = "resnet18"\nepsilon = 0.1\n[methods.noise]\nattack = "noise"\n'
+        )
         for options, words in (
             (["--results", url], "one process alone"),
             (["--address", "here:1"], "--address means nothing with --executor local"),
