@@ -75,7 +75,7 @@ class Machine:
         assert process.returncode == 0, said
         assert f"{CELLS} cells: {CELLS} stored" in said
         self.check()
-        assert [path for path in self.results.iterdir() if path.name.startswith((".shared", ".probe"))] == []
+        assert {path.name for path in self.results.glob(".*")} <= {".work", ".notes", ".probe"}
         return {path.parent.name: comparable(path) for path in self.results.glob("*/record.json")}
 
     def check(self) -> int:
