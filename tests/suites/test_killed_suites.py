@@ -1,5 +1,6 @@
 """Suites under SIGKILL, here and on a Ray cluster: the end is that of an undisturbed run, and nothing is done twice."""
 
+import gc
 import json
 import os
 import random
@@ -165,6 +166,8 @@ def two_nodes() -> Iterator[Any]:
         yield cluster
     finally:
         cluster.shutdown()
+        del cluster
+        gc.collect()  # Ray leaves files open, and the test that made it is the one that overlooks it
 
 
 @pytest.mark.slow
