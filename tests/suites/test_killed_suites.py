@@ -150,7 +150,7 @@ def killed(kills: int, root: Path, undisturbed: Undisturbed, *options: str) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_killed_twenty_times(tmp_path: Path, undisturbed: Undisturbed) -> None:
     killed(20, tmp_path, undisturbed, "--workers", "2")
 
@@ -171,7 +171,7 @@ def two_nodes() -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore")
 def test_killed_twenty_times_on_a_cluster(tmp_path: Path, undisturbed: Undisturbed) -> None:
     pytest.importorskip("ray")
@@ -200,7 +200,7 @@ def kill_a_node(cluster: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kill", [kill_a_worker, kill_a_node])
 def test_a_cluster_that_loses_a_part(kill: Callable[[Any], None], tmp_path: Path, undisturbed: Undisturbed) -> None:
