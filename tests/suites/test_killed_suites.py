@@ -135,7 +135,7 @@ def killed(kills: int, root: Path, undisturbed: Undisturbed, *options: str) -> N
     while left:
         process = machine.start()
         try:
-            process.wait(chance.uniform(0.05, 0.4) * undisturbed.seconds)
+            process.wait(chance.uniform(0.05, 0.9) * undisturbed.seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
