@@ -43,7 +43,7 @@ def _said_in_one_line(method: Callable[Arguments, Answer]) -> Callable[Arguments
     def guarded(*arguments: Arguments.args, **named: Arguments.kwargs) -> Answer:
         try:
             return method(*arguments, **named)
-        except OSError as error:
+        except Exception as error:  # each backend has its own
             remote: Any = arguments[0]
             raise StorageError(f"cannot reach the results at {remote.url}: {type(error).__name__}: {error}") from error
 
@@ -88,8 +88,12 @@ class Remote:
     def read(self, paths: list[str]) -> dict[str, bytes]:
         """Files' content, fetched side by side; what is not there is left out."""
         whole = {f"{self._root}/{path}": path for path in paths}
-        found = self._files.cat(list(whole), on_error="omit") if whole else {}
-        return {path: found[name] for name, path in whole.items() if name in found}
+        found = self._files.cat(list(whole), on_error="return") if whole else {}
+        there = {path: found[name] for name, path in whole.items() if not isinstance(found[name], FileNotFoundError)}
+        for content in there.values():
+            if isinstance(content, Exception):
+                raise content
+        return there
 
     @_said_in_one_line
     def write(self, path: str, content: bytes) -> None:

@@ -14,7 +14,6 @@
 Of results behind a URL, ``ADVBENCH_HOME`` holds a copy of what was read, and checkpoints and figures, which stay there.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -63,11 +62,11 @@ class ResultStore:
         if self._remote is not None:
             self._remote.write(PROBE, b"advbench")
             self._remote.remove(PROBE)
-        probe = self.root / f"{PROBE}-{os.getpid()}"
+        probe = self.root / PROBE
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"advbench")
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another process may have done so
         except OSError as error:
             raise StorageError(
                 f"cannot write results to {self.root}: {error.strerror}; name a writable folder with --results"

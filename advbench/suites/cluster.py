@@ -4,7 +4,6 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,8 @@ class _Place:
         if self.folder.is_dir():
             os.chdir(self.folder)
         if self.mark is not None and not self.mark.exists():
-            raise InvalidConfig(
-                f"node {node} does not see {self.mark.parent}: name --results that all nodes share, a folder or a URL"
-            )
+            results = self.mark.parents[1]
+            raise InvalidConfig(f"node {node} does not see {results}: name a folder that all nodes share, or a URL")
         torch.set_num_threads(self.threads)
 
 
@@ -97,13 +95,13 @@ def run_on_ray(
     try:
         task = ray.remote(**_resources(ray.nodes(), processors, accelerators), max_retries=RETRIES)(_run)
         board = _board(ray)
-        with _mark(next(iter(requests.values())).results) as mark:
-            place = ray.put(_Place(Path.cwd(), mark, _home(), code_digest(), processors))
+        mark = _mark(next(iter(requests.values())).results)
+        place = ray.put(_Place(Path.cwd(), mark, _home(), code_digest(), processors))
 
-            def submit(number: int, wait: bool) -> Any:
-                return task.remote(place, board, number, requests[number], wait)
+        def submit(number: int, wait: bool) -> Any:
+            return task.remote(place, board, number, requests[number], wait)
 
-            yield from _collect(ray, {submit(number, False): number for number in requests}, submit, board, tell)
+        yield from _collect(ray, {submit(number, False): number for number in requests}, submit, board, tell)
     finally:
         ray.shutdown()
 
@@ -136,22 +134,18 @@ def _board(ray: Any) -> Any:
     return ray.remote(**options)(_Board).remote()
 
 
-@contextmanager
-def _mark(results: str) -> Iterator[Path | None]:
-    """A file in the folder of results for as long as the context lasts."""
+def _mark(results: str) -> Path | None:
+    """A file by which workers know the folder of results, made the first time that it is needed."""
     if is_url(results):
-        yield None
-        return
-    mark = Path(results).absolute() / f".shared-{uuid.uuid4().hex}"
+        return None
+    folder = Path(results).absolute() / ".work"
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = next(folder.glob("mark-*"), folder / f"mark-{uuid.uuid4().hex}")
         mark.touch()
     except OSError as error:
         raise StorageError(f"cannot write to {results}: {error.strerror}; name another --results") from error
-    try:
-        yield mark
-    finally:
-        mark.unlink(missing_ok=True)
+    return mark
 
 
 def _connected(address: str) -> Any:

@@ -92,11 +92,11 @@ def _planned(
         return PlannedCell(cell, State.INVALID, reason=str(error))
     if reason is not None:
         return PlannedCell(cell, State.INCOMPATIBLE, request, reason)
-    record = stored.get(request_identity(request.model_dump(mode="json")))
+    dumped = request.model_dump(mode="json")
+    record = stored.get(request_identity(dumped))
     if record is not None:
         return PlannedCell(cell, State.STORED, request, record=record)
-    likes = _likes(request.model_dump(mode="json"))
-    seconds = next((times[like] for like in likes if like in times), None)
+    seconds = next((times[like] for like in _likes(dumped) if like in times), None)
     return PlannedCell(cell, State.TO_RUN, request, seconds=seconds)
 
 

@@ -67,7 +67,8 @@ def add(store: ResultStore) -> Add:
         if right is None:
             return store.save(record, None, {})
         answers = np.where(right, truth, (truth + 1) % 10)
-        columns = dict.fromkeys((f"{each}_prediction" for each in ("clean", "raw", "valid", "uint8")), answers)
+        columns = dict.fromkeys(("raw_prediction", "valid_prediction", "uint8_prediction"), answers)
+        columns["clean_prediction"] = truth
         ids = [str(number) for number in range(IMAGES)]
         return store.save(record, pa.table({"id": ids, "label": truth, "l2": np.ones(IMAGES), **columns}), {})
 

@@ -1,5 +1,6 @@
 """Suites under SIGKILL, here and on a Ray cluster: the end is that of an undisturbed run, and nothing is done twice."""
 
+import gc
 import json
 import os
 import random
@@ -75,7 +76,7 @@ class Machine:
         assert process.returncode == 0, said
         assert f"{CELLS} cells: {CELLS} stored" in said
         self.check()
-        assert [path for path in self.results.iterdir() if path.name.startswith((".shared", ".probe"))] == []
+        assert {path.name for path in self.results.glob(".*")} <= {".work", ".notes", ".probe"}
         return {path.parent.name: comparable(path) for path in self.results.glob("*/record.json")}
 
     def check(self) -> int:
@@ -134,13 +135,13 @@ def killed(kills: int, root: Path, undisturbed: Undisturbed, *options: str) -> N
     while left:
         process = machine.start()
         try:
-            process.wait(chance.uniform(0.05, 0.6) * undisturbed.seconds)
+            process.wait(chance.uniform(0.05, 0.9) * undisturbed.seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             left -= 1
             assert all_gone(process.pid)
-            print(f"kill {kills - left}: {machine.check()} of {CELLS} results")
+            print(f"kill {kills - left}: {machine.check()} of {CELLS} results", flush=True)
             continue
         assert machine.finish(process) == undisturbed.results
         number += 1
@@ -149,7 +150,7 @@ def killed(kills: int, root: Path, undisturbed: Undisturbed, *options: str) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_killed_twenty_times(tmp_path: Path, undisturbed: Undisturbed) -> None:
     killed(20, tmp_path, undisturbed, "--workers", "2")
 
@@ -165,10 +166,12 @@ def two_nodes() -> Iterator[Any]:
         yield cluster
     finally:
         cluster.shutdown()
+        del cluster
+        gc.collect()  # Ray leaves files open, and the test that made it is the one that overlooks it
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore")
 def test_killed_twenty_times_on_a_cluster(tmp_path: Path, undisturbed: Undisturbed) -> None:
     pytest.importorskip("ray")
@@ -197,7 +200,7 @@ def kill_a_node(cluster: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kill", [kill_a_worker, kill_a_node])
 def test_a_cluster_that_loses_a_part(kill: Callable[[Any], None], tmp_path: Path, undisturbed: Undisturbed) -> None:
