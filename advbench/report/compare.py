@@ -169,14 +169,12 @@ def _labels(records: Sequence[CellRecord]) -> dict[str, str]:
     return labels
 
 
-def _flat(parameters: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
+def _flat(value: Any, way: str = "") -> dict[str, Any]:
+    """Every single value by the way to it, such as ``surrogates.0.training.seed``."""
+    if not isinstance(value, dict | list):
+        return {way: value}
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    return {leaf: own for name, part in inner for leaf, own in _flat(part, f"{way}.{name}".lstrip(".")).items()}
 
 
 def _table(

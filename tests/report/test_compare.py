@@ -87,6 +87,14 @@ class TestTables:
         assert cell.spread == pytest.approx((0.1, 0.3))
         assert cell.seeds == [0, 1, 2]
 
+    def test_surrogates_that_each_seed_trains_for_itself_are_one_method(self, add: Add, store: ResultStore) -> None:
+        for seed in (0, 1):
+            surrogate = {"architecture": "resnet18", "training": {"seed": seed}}
+            add("fgsm", first(20), seed=seed, parameters={"surrogates": [surrogate]})
+        (table,) = compare(store.records(), store)
+        assert table.methods == ["fgsm via resnet18"]
+        assert table.rows[0].cells["fgsm via resnet18"].seeds == [0, 1]
+
     def test_failures_are_shown_and_are_no_numbers(self, add: Add, store: ResultStore) -> None:
         add("fgsm", first(100))
         add("pgd", None, reason="RuntimeError: out of memory")
