@@ -133,7 +133,7 @@ class Terminal:
     """
 
     def __init__(self, folder: Path, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._folder, self._small, self._monkeypatch = folder, small, monkeypatch
+        self._folder, self._small = folder, small
         self._site = folder / ".site"
         monkeypatch.chdir(folder)
         monkeypatch.delenv("ADVBENCH_RESULTS", raising=False)
