@@ -11,7 +11,7 @@ import pytest
 
 from advbench.methods import build_method
 from advbench.registry import ATTACKS
-from advbench.results import DIAGNOSTICS
+from advbench.results import DIAGNOSTICS, Metrics
 from advbench.threat import THREATS, threat_model
 from advbench.types import Capability, Goal
 
@@ -61,6 +61,12 @@ def test_every_flag() -> None:
     rows = [[f"{told.mark} `{name}`", told.meaning, told.remedy] for name, told in DIAGNOSTICS.items()]
     expected = table(["flag", "what was seen", "remedy"], *rows)
     assert expected in (ROOT / "docs/diagnostics.md").read_text(), expected
+
+
+def test_every_metric_is_defined() -> None:
+    text = (ROOT / "docs/metrics.md").read_text()
+    undefined = [name for name in Metrics.model_fields if f"`{name}`" not in text and not name.endswith("_interval")]
+    assert not undefined
 
 
 def test_the_example_is_short() -> None:
