@@ -36,7 +36,7 @@ docs: .venv/installed-docs
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[dev,docs]'
 	touch $@
 
 .venv/installed-docs: .venv/installed
