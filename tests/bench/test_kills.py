@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-RUN = ["run", "--attack", "pgn-b", "--target", "resnet18", "--target-images", "200", "--target-epochs", "3",
-       "--epsilon", "0.3", "--epochs", "4", "--backbone", "scratch", "--decoder-width", "0.05", "--fit-images", "300",
-       "--device", "cpu", "--json"]  # fmt: skip
+RUN = ["run", "--attack", "pgn-b", "--target", "resnet18", "--target-images", "200", "--target-epochs", "2",
+       "--epsilon", "0.3", "--epochs", "3", "--backbone", "scratch", "--decoder-width", "0.05", "--fit-images", "128",
+       "--discriminator", "squeezenet1_1", "--limit", "50", "--device", "cpu", "--json"]  # fmt: skip
 
 
 class Machine:
@@ -84,7 +84,8 @@ def test_killed_ten_times(tmp_path: Path) -> None:
 def test_interrupted_by_hand_it_says_what_is_kept(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     process = machine.start()
-    time.sleep(6)
+    assert process.stderr is not None
+    process.stderr.readline()  # it has begun: before that, nothing is imported that could say anything
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     if process.returncode == 0:

@@ -227,6 +227,9 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     yield Terminal(tmp_path, request.param, monkeypatch)
     monkeypatch.undo()
     forget_names()
+    for name, module in list(sys.modules.items()):  # another page may have a file of the same name
+        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
