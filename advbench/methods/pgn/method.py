@@ -147,7 +147,7 @@ class PGN(GeneratorMethod):
 
 def _other_than(architecture: str, *, small: bool) -> str:
     """The discriminator's architecture for a target of unknown structure: never the target's own."""
-    candidates = ("resnet18", "mobilenet_v2") if small else ("resnet101", "resnet50")
+    candidates = ("resnet18", "resnet34") if small else ("resnet101", "resnet50")
     return next(candidate for candidate in candidates if candidate != architecture)
 
 
