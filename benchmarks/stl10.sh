@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # PGN on real images: STL-10 at 96 pixels, targets from scratch that saw 1,000 images, ImageNet MobileNetV2 as what the
 # attacker starts from. DATA holds stl10_binary/ and weights/mobilenet_v2_imagenet_fp16.safetensors.
-# The rates are low where weights without batch norm are learnt from: the usual ones leave a network without a signal.
+# The rates are low for what starts from ImageNet weights.
 #
 #     benchmarks/stl10.sh [DATA] [RESULTS]
 set -euo pipefail
