@@ -147,7 +147,9 @@ class Terminal:
 
     def write(self, block: Block) -> None:
         text = lighter(block.text) if self._small and str(block.file).endswith(".toml") else block.text
-        (self._folder / str(block.file)).write_text(text)
+        file = self._folder / str(block.file)
+        file.write_text(text)
+        sys.modules.pop(file.stem, None)  # another page or test may have imported a file of the same name
 
     def run(self, block: Block) -> None:
         for line in block.lines:
@@ -227,9 +229,6 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
     yield Terminal(tmp_path, request.param, monkeypatch)
     monkeypatch.undo()
     forget_names()
-    for name, module in list(sys.modules.items()):  # another page may have a file of the same name
-        if str(getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
