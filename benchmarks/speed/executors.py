@@ -1,7 +1,7 @@
 """Two nodes of a Ray cluster beside one worker on one core, and what a cell costs beside its work.
 
-    python benchmarks/speed/executors.py                          # 16 cells of PGD, 3 turns of each executor
-    python benchmarks/speed/executors.py --cells 32 --images 200 --repeats 5
+    python benchmarks/speed/executors.py                          # 32 cells of PGD, 3 turns of each executor
+    python benchmarks/speed/executors.py --cells 10 --images 100 --repeats 1
 
 Both nodes are on this machine, a processor each; the local worker is pinned to one. Every turn starts from an empty
 folder of results, ends with the last result, and includes the start of its workers; the target is trained before, and
@@ -84,8 +84,8 @@ def cluster(nodes: int) -> Iterator[str]:
 
 
 @click.command()
-@click.option("--cells", default=16, show_default=True)
-@click.option("--images", default=100, show_default=True, help="A cell.")
+@click.option("--cells", default=32, show_default=True)
+@click.option("--images", default=300, show_default=True, help="A cell.")
 @click.option("--repeats", default=3, show_default=True)
 def main(cells: int, images: int, repeats: int) -> None:
     console = Console(width=120)
