@@ -2,11 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advbench.access import Access
 from advbench.checkpoint import Checkpoint
@@ -17,11 +17,11 @@ from advbench.seeding import seeded
 from advbench.tensors import Images, Rows
 from advbench.types import Goal
 
-__all__ = ["EpochFit"]
+__all__ = ["EpochFit", "Epochs"]
 
 
-class EpochFit(ABC):
-    """A fit under way: everything that a checkpoint holds, and how it goes on by one epoch.
+class Epochs(ABC):
+    """Training under way: everything that a checkpoint holds, and how it goes on by one epoch.
 
     Args:
         access: The door to the target.
@@ -29,37 +29,25 @@ class EpochFit(ABC):
         context: Goal, seed and the rest.
         epochs: At most.
         batch_size: Images a step.
-        patience: Stop after so many epochs without a better validation accuracy; None never does.
     """
 
     name: ClassVar[str]
-    """Of the method, for its random numbers, its checkpoint and the progress shown."""
+    """For its random numbers, its checkpoint and the progress shown."""
     advice: ClassVar[str]
     """What to try where the figures are no longer finite."""
 
     def __init__(
-        self, access: Access, train: TrainingImages, context: Context, *,
-        epochs: int, batch_size: int, patience: int | None = None,
-    ) -> None:  # fmt: skip
+        self, access: Access, train: TrainingImages, context: Context, *, epochs: int, batch_size: int
+    ) -> None:
         self.access, self.train, self.context = access, train, context
-        self.epochs, self.batch_size, self.patience = epochs, batch_size, patience
+        self.epochs, self.batch_size = epochs, batch_size
         self.fabric = context.runtime.fabric
         self.history: list[dict[str, float]] = []
-        self.best: dict[str, Tensor] = {}
-        self.best_epoch = 0
         self.spent = access.spent()
 
     @abstractmethod
     def _epoch(self, task: Task, generator: torch.Generator) -> dict[str, float]:
         """Go through one epoch, and give its figures."""
-
-    @abstractmethod
-    def _perturbed(self, images: Images) -> Images:
-        """Perturb with what has been learnt so far."""
-
-    @abstractmethod
-    def _learnt(self) -> Mapping[str, Tensor]:
-        """What is kept of the best epoch."""
 
     @abstractmethod
     def _stateful(self) -> dict[str, Any]:
@@ -78,7 +66,7 @@ class EpochFit(ABC):
         return math.ceil(len(self.train.fit) / self.batch_size)
 
     def run(self) -> None:
-        """Go on until the last epoch, or until ``patience`` epochs brought nothing; resume where a kill left off."""
+        """Go on until it is over; resume where a kill left off."""
         checkpoint = None
         if self.context.work is not None:
             checkpoint = Checkpoint(self.context.work / f"{self.name}.ckpt", self.context.identity)
@@ -92,23 +80,104 @@ class EpochFit(ABC):
                 epoch = len(self.history)
                 with seeded(self.context.seed, self.name, "epoch", epoch) as generator:
                     figures = self._epoch(task, generator)
-                self._finish_epoch(epoch + 1, figures)
-                task.advance(0, **{"val. accuracy": self.history[-1]["validation_accuracy"]})
+                if not all(map(math.isfinite, figures.values())):
+                    raise FitDiverged(f"{self.name}: figures are no longer finite in epoch {epoch + 1}: {self.advice}")
+                self._finish_epoch(task, {"epoch": epoch + 1, **figures})
                 self.spent = self._sum_over_processes(self.access.spent())
                 if checkpoint is not None and self.fabric.is_global_zero:
                     checkpoint.save(self._state())
 
     def _is_over(self) -> bool:
-        done = len(self.history)
-        return done >= self.epochs or (self.patience is not None and done - self.best_epoch >= self.patience)
+        return len(self.history) >= self.epochs
 
-    def _finish_epoch(self, epoch: int, figures: dict[str, float]) -> None:
-        if not all(map(math.isfinite, figures.values())):
-            raise FitDiverged(f"{self.name}: figures are no longer finite in epoch {epoch}: {self.advice}")
+    def _finish_epoch(self, task: Task, figures: dict[str, float]) -> None:  # noqa: ARG002
+        self.history.append(figures)
+
+    def _images(self, rows: Rows) -> Images:
+        images = self.train.fit.images(rows)
+        return images.to(self.fabric.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def _share(self, rows: Rows) -> Rows:
+        """This process's part of a batch."""
+        return rows[self.fabric.global_rank :: self.fabric.world_size]
+
+    def _sum_over_processes(self, sums: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return sums
+        return cast(Tensor, self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")).cpu()
+
+    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Any:
+        return self.fabric.setup_optimizers(torch.optim.Adam(parameters, fused=True))
+
+    def _update(self, optimizer: Any, loss: Tensor, parameters: list[nn.Parameter]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
+        optimizer.step()
+
+    def _average(self, tensors: list[Tensor]) -> None:
+        """Average over processes, in one message."""
+        if self.fabric.world_size == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        reduced = cast(Tensor, self.fabric.all_reduce(flat, reduce_op="mean"))
+        for tensor, part in zip(tensors, reduced.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def _state(self) -> dict[str, Any]:
+        parts = {name: part.state_dict() for name, part in self._stateful().items()}
+        return parts | {"history": self.history, "spent": self.spent} | self._extra_state()
+
+    def _resume(self, state: Mapping[str, Any] | None) -> None:
+        if state is None:
+            return
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        for name in ("history", *self._extra_state()):
+            setattr(self, name, state[name])
+        if self.fabric.is_global_zero:
+            self.access.recall(state["spent"])
+
+
+class EpochFit(Epochs):
+    """A fit under way, of whose epochs the best is kept.
+
+    Args:
+        access: The door to the target.
+        train: The attacker's images.
+        context: Goal, seed and the rest.
+        epochs: At most.
+        batch_size: Images a step.
+        patience: Stop after so many epochs without a better validation accuracy; None never does.
+    """
+
+    def __init__(
+        self, access: Access, train: TrainingImages, context: Context, *,
+        epochs: int, batch_size: int, patience: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(access, train, context, epochs=epochs, batch_size=batch_size)
+        self.patience = patience
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch = 0
+
+    @abstractmethod
+    def _perturbed(self, images: Images) -> Images:
+        """Perturb with what has been learnt so far."""
+
+    @abstractmethod
+    def _learnt(self) -> Mapping[str, Tensor]:
+        """What is kept of the best epoch."""
+
+    def _is_over(self) -> bool:
+        done = len(self.history)
+        return super()._is_over() or (self.patience is not None and done - self.best_epoch >= self.patience)
+
+    def _finish_epoch(self, task: Task, figures: dict[str, float]) -> None:
         accuracy = self._validation_accuracy()
-        self.history.append({"epoch": epoch, **figures, "validation_accuracy": accuracy})
+        task.advance(0, **{"val. accuracy": accuracy})
+        super()._finish_epoch(task, {**figures, "validation_accuracy": accuracy})
         if not self.best or self._is_better(accuracy, self.history[self.best_epoch - 1]["validation_accuracy"]):
-            self.best_epoch = epoch
+            self.best_epoch = len(self.history)
             self.best = {name: value.clone() for name, value in self._learnt().items()}
 
     def _is_better(self, accuracy: float, than: float) -> bool:
@@ -127,30 +196,10 @@ class EpochFit(ABC):
             accuracy = right / len(images)
         return float(self.fabric.broadcast(accuracy))
 
-    def _images(self, rows: Rows) -> Images:
-        images = self.train.fit.images(rows)
-        return images.to(self.fabric.device, memory_format=torch.channels_last, non_blocking=True)
-
-    def _share(self, rows: Rows) -> Rows:
-        """This process's part of a batch."""
-        return rows[self.fabric.global_rank :: self.fabric.world_size]
-
-    def _sum_over_processes(self, sums: Tensor) -> Tensor:
-        if self.fabric.world_size == 1:
-            return sums
-        return cast(Tensor, self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")).cpu()
-
     def _state(self) -> dict[str, Any]:
-        parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        progress = {"history": self.history, "spent": self.spent, "best": self.best, "best_epoch": self.best_epoch}
-        return parts | progress | self._extra_state()
+        return {**super()._state(), "best": self.best, "best_epoch": self.best_epoch}
 
     def _resume(self, state: Mapping[str, Any] | None) -> None:
-        if state is None:
-            return
-        for name, part in self._stateful().items():
-            part.load_state_dict(state[name])
-        for name in ("history", "best", "best_epoch", *self._extra_state()):
-            setattr(self, name, state[name])
-        if self.fabric.is_global_zero:
-            self.access.recall(state["spent"])
+        super()._resume(state)
+        if state is not None:
+            self.best, self.best_epoch = state["best"], state["best_epoch"]

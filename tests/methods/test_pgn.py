@@ -1,6 +1,7 @@
 """PGN: the networks are the paper's, a step is Algorithm 1, and a killed fit ends in the same numbers."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,11 @@ from advbench.methods.pgn import (
     Generator,
     LeastSquares,
     Logistic,
+    WarmUp,
     goal_met,
 )
 from advbench.methods.pgn.networks import encoder_of
+from advbench.methods.pgn.warm_up import altered
 from advbench.runtime import Runtime
 from advbench.targets import Classifier, ModuleTarget, build_network
 from advbench.threat import THREATS, Budget
@@ -79,6 +82,35 @@ class TestGenerator:
                 bounded.decoder[-1].weight.mul_(scale)  # type: ignore[operator]
                 sizes = bounded(images).flatten(1).norm(p=order, dim=1)
             assert (sizes <= epsilon * (1 + 1e-5)).all()
+
+    @pytest.mark.parametrize("size", [32, 64, 100])
+    def test_a_larger_size_is_its_own_affair(self, size: int) -> None:
+        """The encoder sees larger images, the decoder works at that size, and M fits the image within the budget."""
+        own = generator(Budget(epsilon=0.1))
+        larger = Generator(own.encoder, 1 / 32, Budget(epsilon=0.1), 50.0, size=128).eval()
+        larger.decoder.load_state_dict(own.decoder.state_dict())
+        seen: list[torch.Size] = []
+        larger.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+        images = torch.rand(2, 3, size, size)
+        moved = larger(images)
+        assert seen == [(2, 3, 128, 128)]
+        assert moved.shape == images.shape
+        assert moved.abs().max() <= 0.1
+
+    def test_a_size_that_the_image_already_has_changes_nothing(self) -> None:
+        own = generator()
+        same = Generator(own.encoder, 1 / 32, UNBOUNDED, 1.0, size=64).eval()
+        same.decoder.load_state_dict(own.decoder.state_dict())
+        images = torch.rand(2, 3, 64, 64)
+        assert torch.equal(same(images), own.eval()(images))
+
+    def test_a_frozen_encoder_neither_learns_nor_drifts(self) -> None:
+        frozen = Generator(encoder_of(classifier()), 1 / 32, UNBOUNDED, 1.0, trained="decoder").train()
+        before = copy.deepcopy(frozen.encoder.state_dict())
+        frozen(torch.rand(4, 3, 64, 64)).mean().backward()
+        assert all(parameter.grad is None for parameter in frozen.encoder.parameters())
+        assert all(parameter.grad is not None for parameter in frozen.decoder.parameters())
+        assert all(torch.equal(value, frozen.encoder.state_dict()[name]) for name, value in before.items())
 
     def test_a_network_without_a_feature_map_is_refused(self) -> None:
         with pytest.raises(InvalidConfig, match="cannot serve as an encoder|no feature map"):
@@ -261,6 +293,63 @@ class TestStep:
         assert setup.ledger.gradients.sum() == 0
 
 
+class TestWarmUp:
+    OPTIONS: Mapping[str, Any] = {"label_aware": True, "discriminator_learns": "answer", "warm_up_epochs": 2}
+
+    @pytest.mark.parametrize("learns", ["answer", "verdict"])
+    def test_the_discriminator_comes_to_foretell_the_target(
+        self, learns: str, digits: Dataset, target: ModuleTarget
+    ) -> None:
+        setup = Setup(digits, target)
+        torch.manual_seed(0)
+        judge = Discriminator(classifier(), classes=10, goal=Goal.DEGRADE, trained="all")
+        method = setup.method.model_copy(update={"discriminator_learns": learns})
+        assert isinstance(method, PGN)
+        warm_up = WarmUp(judge, method.recipe(), 8, 1e-3, setup.access(), setup.train, setup.context)
+        warm_up.run()
+        first, *_, last = warm_up.history
+        assert last["discriminator_loss"] < 0.8 * first["discriminator_loss"]
+        assert last["agreement"] > first["agreement"] + 0.15
+        assert not judge.training
+        validation = setup.train.validation.images(torch.arange(30))
+        with torch.no_grad():
+            guessed = judge.scores(judge.features(validation)).argmax(dim=1)
+        if learns == "answer":
+            assert (guessed == target.labels(validation)).float().mean() > 0.3  # 0.1 is chance
+
+    def test_it_asks_once_an_epoch_and_never_for_a_gradient(self, digits: Dataset, target: ModuleTarget) -> None:
+        setup = Setup(digits, target, epochs=1, **self.OPTIONS)
+        fitted = setup.fit()
+        # Each fit image once in each epoch of the warm-up, once clean and once in the game's only epoch.
+        assert setup.ledger.queries[:96].tolist() == [4] * 96
+        assert setup.ledger.queries[96:].tolist() == [1] * 30
+        assert setup.ledger.gradients.sum() == 0
+        assert any("2 warm-up epochs" in note for note in fitted.notes())
+
+    def test_a_discriminator_that_is_left_alone_stays_as_the_warm_up_made_it(
+        self, digits: Dataset, target: ModuleTarget
+    ) -> None:
+        setup = Setup(digits, target, epochs=1, discriminator_steps=0, **self.OPTIONS)
+        assert isinstance(setup.method, PGN)
+        judge = Discriminator(classifier(), classes=10, goal=Goal.DEGRADE, trained="all")
+        before = copy.deepcopy(judge.state_dict())
+        Fit(
+            generator(Budget(epsilon=0.3)), judge, setup.method.recipe(), setup.access(), setup.train, setup.context
+        ).run()
+        assert all(torch.equal(value, judge.state_dict()[name]) for name, value in before.items())
+
+    @settings(deadline=None, max_examples=20)
+    @given(st.integers(0, 10_000), st.integers(8, 40), st.integers(1, 5))
+    def test_altered_images_are_other_valid_images(self, seed: int, size: int, count: int) -> None:
+        torch.manual_seed(seed)
+        images = torch.rand(count, 3, size, size)
+        changed = altered(images)
+        assert changed.shape == images.shape
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        assert not torch.equal(changed, images)
+
+
 class TestFit:
     def test_the_best_epoch_on_validation_images_is_kept(self, digits: Dataset, target: ModuleTarget) -> None:
         fitted = Setup(digits, target, epochs=4).fit()
@@ -273,11 +362,15 @@ class TestFit:
         assert len(fitted.history()) <= 30
         assert len(fitted.history()) - fitted.best_epoch <= 1
 
-    @pytest.mark.parametrize("goal", Goal)
+    @pytest.mark.parametrize(
+        ("goal", "options"),
+        [(Goal.DEGRADE, {}), (Goal.ENHANCE, {}), (Goal.DEGRADE, {**TestWarmUp.OPTIONS, "warm_up_epochs": 1})],
+    )
     def test_killed_after_any_epoch_it_ends_in_the_same_numbers(
-        self, goal: Goal, digits: Dataset, target: ModuleTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        setup = Setup(digits, target, goal)
+        self, goal: Goal, options: dict[str, Any], digits: Dataset, target: ModuleTarget, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        setup = Setup(digits, target, goal, **options)
         whole = setup.fit()
         asked = setup.ledger.queries
         save = Checkpoint.save
@@ -365,6 +458,10 @@ class TestResolution:
         assert self.resolved("pgn-50", Goal.DEGRADE, 32, encoder="resnet50").encoder == "resnet50"
         assert self.resolved("pgn-b", Goal.DEGRADE, 224, profile="small").encoder == "resnet18"
 
+    def test_an_answer_needs_a_unit_for_each_class(self) -> None:
+        with pytest.raises(InvalidConfig, match="needs a unit for each class"):
+            self.resolved("pgn-b", Goal.DEGRADE, 96, discriminator_learns="answer", label_aware=False)
+
     def test_weights_that_would_not_be_used_are_refused(self) -> None:
         with pytest.raises(InvalidConfig, match="shares the target's weights"):
             self.resolved("pgn-50", Goal.ENHANCE, 32, discriminator_weights="some.safetensors")
@@ -378,7 +475,7 @@ class TestResolution:
             for goal in Goal:
                 for size in (32, 96, 224):
                     left = {name for name, value in self.resolved(attack, goal, size) if value is None}
-                    assert left <= {"encoder_weights", "discriminator_weights", "patience"}
+                    assert left <= {"encoder_weights", "discriminator_weights", "generator_size", "patience"}
 
     def test_what_each_case_of_the_discriminator_needs(self) -> None:
         def needs(attack: str, goal: Goal) -> frozenset[Capability]:

@@ -1,9 +1,11 @@
 """The perturbation generation network."""
 
+from advbench.methods.pgn.lessons import Lesson, Recipe
 from advbench.methods.pgn.method import PGN
 from advbench.methods.pgn.networks import DECODER_CHANNELS, Discriminator, Generator
 from advbench.methods.pgn.objectives import OBJECTIVES, LeastSquares, Logistic, goal_met
-from advbench.methods.pgn.training import Fit, Recipe
+from advbench.methods.pgn.training import Fit
+from advbench.methods.pgn.warm_up import WarmUp
 
 __all__ = [
     "DECODER_CHANNELS",
@@ -13,7 +15,9 @@ __all__ = [
     "Fit",
     "Generator",
     "LeastSquares",
+    "Lesson",
     "Logistic",
     "Recipe",
+    "WarmUp",
     "goal_met",
 ]

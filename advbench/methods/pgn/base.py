@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import torch
 from pydantic import Field
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from advbench.access import Access
 from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
-from advbench.methods.pgn.networks import Generator, encoder_of
+from advbench.methods.pgn.networks import STRIDE, Generator, encoder_of
 from advbench.methods.pgn.trainer import GeneratorFit, perturbed_images
 from advbench.targets import (
     Classifier,
@@ -28,9 +28,11 @@ from advbench.targets import (
 )
 from advbench.tensors import Images
 
-__all__ = ["FittedGenerator", "GeneratorMethod", "filled"]
+__all__ = ["Backbone", "FittedGenerator", "GeneratorMethod", "filled"]
 
 T = TypeVar("T")
+
+Backbone: TypeAlias = Literal["imagenet", "surrogate", "scratch"]
 
 SMALL_BELOW = 64
 """Images with shorter sides get the small profile."""
@@ -51,6 +53,9 @@ class GeneratorMethod(Method):
         encoder_weights: A local checkpoint that the encoder starts from, or its surrogate's training.
         backbone_normalisation: What local checkpoints expect: ``none``, ``imagenet`` or ``half``.
         decoder_width: Scales the decoder's channels. None: 1, or 1/4 in the small profile.
+        generator_size: The side, in pixels, to which the generator scales smaller images for itself; M comes back in
+            the image's own size. None: as they are. The paper's images all have 224.
+        train_generator: ``all`` of it, or the ``decoder`` alone around a frozen encoder: half of a step's work or less.
         strength: PGN's lambda, a factor on M; on the command line ``--lambda``.
         epochs: At most.
         batch_size: Images a step.
@@ -64,12 +69,14 @@ class GeneratorMethod(Method):
 
     profile: Literal["paper", "small"] | None = None
     encoder: str | None = None
-    backbone: Literal["imagenet", "surrogate", "scratch"] | None = None
+    backbone: Backbone | None = None
     surrogate_epochs: int = Field(default=20, ge=1)
     surrogate_learning_rate: float = Field(default=5e-4, gt=0)
     encoder_weights: Path | None = None
     backbone_normalisation: Normalisation = "imagenet"
     decoder_width: float | None = Field(default=None, gt=0, le=2)
+    generator_size: int | None = Field(default=None, ge=STRIDE, le=1024)
+    train_generator: Literal["all", "decoder"] = "all"
     strength: float = Field(default=1.0, alias="lambda", gt=0)
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=64, ge=2)
@@ -113,10 +120,14 @@ class GeneratorMethod(Method):
 
     def _first_generator(self, train: TrainingImages, context: Context) -> Generator:
         """The generator before training, around an encoder with its first weights."""
-        return self._generator(self._classifier(self.encoder, self.encoder_weights, train, context), context)
+        encoder = self._classifier(filled(self.encoder), self.encoder_weights, filled(self.backbone), train, context)
+        return self._generator(encoder, context)
 
     def _generator(self, encoder: Classifier, context: Context) -> Generator:
-        return Generator(encoder_of(encoder), filled(self.decoder_width), context.budget, filled(self.initial_scale))
+        return Generator(
+            encoder_of(encoder), filled(self.decoder_width), context.budget, filled(self.initial_scale),
+            size=self.generator_size, trained=self.train_generator,
+        )  # fmt: skip
 
     def _fitted(self, fit: GeneratorFit, remarks: Sequence[str]) -> Perturber:
         """Take the best epoch's generator."""
@@ -126,24 +137,24 @@ class GeneratorMethod(Method):
     def restore(self, state: Mapping[str, Tensor], context: Context) -> Perturber:
         """Rebuild the generator around its learnt weights."""
         network = build_network(filled(self.encoder), context.num_classes, context.image_size)
-        generator = self._generator(Classifier(network, normaliser(self._normalisation(self.encoder_weights))), context)
+        normalisation = self._normalisation(self.encoder_weights, filled(self.backbone))
+        generator = self._generator(Classifier(network, normaliser(normalisation)), context)
         generator.load_state_dict(dict(state))
         generator.eval().requires_grad_(False).to(context.runtime.torch_device)
         return FittedGenerator(self, generator, (), (), 0)
 
     def _classifier(
-        self, architecture: str | None, weights: Path | None, train: TrainingImages, context: Context
+        self, architecture: str, weights: Path | None, backbone: Backbone, train: TrainingImages, context: Context
     ) -> Classifier:
         """A classifier whose body serves as a backbone, with weights of its own."""
-        name = filled(architecture)
-        if self.backbone == "surrogate":
-            return context.surrogate(self.surrogate_spec(name, weights, context.seed))
-        network = build_network(name, context.num_classes, context.image_size)
+        if backbone == "surrogate":
+            return context.surrogate(self.surrogate_spec(architecture, weights, context.seed))
+        network = build_network(architecture, context.num_classes, context.image_size)
         if weights is not None:
             load_into(network, read_state(weights), source=str(weights))
-        elif self.backbone == "imagenet":
-            load_into(network, imagenet_state(name), source="the ImageNet weights")
-        classifier = Classifier(network, normaliser(self._normalisation(weights)))
+        elif backbone == "imagenet":
+            load_into(network, imagenet_state(architecture), source="the ImageNet weights")
+        classifier = Classifier(network, normaliser(self._normalisation(weights, backbone)))
         restore_batch_norms(classifier, train.fit)
         return classifier
 
@@ -152,14 +163,14 @@ class GeneratorMethod(Method):
         return ClassifierSpec(
             architecture=architecture,
             init="scratch" if weights is None else str(weights),
-            normalisation=self._normalisation(weights),
+            normalisation=self._normalisation(weights, "surrogate"),
             training=Training(seed=seed, epochs=self.surrogate_epochs, learning_rate=self.surrogate_learning_rate),
         )
 
-    def _normalisation(self, weights: Path | None) -> Normalisation:
+    def _normalisation(self, weights: Path | None, backbone: Backbone) -> Normalisation:
         if weights is not None:
             return self.backbone_normalisation
-        return "imagenet" if self.backbone == "imagenet" else "none"
+        return "imagenet" if backbone == "imagenet" else "none"
 
     def _origin(self) -> list[str]:
         """What stood in for ImageNet weights, where something did."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field
 from torch import nn
@@ -10,11 +10,13 @@ from torch import nn
 from advbench.access import Access
 from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, Perturber, Setting, TrainingImages
-from advbench.methods.pgn.base import GeneratorMethod, filled
+from advbench.methods.pgn.base import Backbone, GeneratorMethod, filled
 from advbench.methods.pgn.defaults import DEGRADE, DEGRADE_UNBOUNDED, ENHANCE, ENHANCE_SHARED
+from advbench.methods.pgn.lessons import Recipe
 from advbench.methods.pgn.networks import Discriminator
 from advbench.methods.pgn.objectives import OBJECTIVES
-from advbench.methods.pgn.training import Fit, Recipe
+from advbench.methods.pgn.training import Fit
+from advbench.methods.pgn.warm_up import WarmUp
 from advbench.seeding import seeded
 from advbench.targets import Classifier
 from advbench.threat import Needs
@@ -50,10 +52,17 @@ class PGN(GeneratorMethod):
         objective: ``least-squares`` (section 3.2) or ``logistic`` (appendix A.2).
         gamma: Weight of the L1 regulariser. None: 0 under a budget; else the paper's, 3 to degrade, 0.0001 to enhance.
         discriminator_learning_rate: Adam's, for the discriminator.
+        discriminator_backbone: First weights of the discriminator's backbone, as ``backbone``. None: those of that.
         train_discriminator: ``head``, its new last layer alone, or ``all`` of it.
         label_aware: Whether the discriminator is told an image's true class; no in the paper. Its last layer then has a
             unit for each class, and starts from that of a backbone that knows these classes.
-        discriminator_steps: Updates of the discriminator for each of the generator; 1 in the paper.
+        discriminator_learns: The ``verdict`` g, as in the paper, or the ``answer``: the class that the target gave, of
+            which the verdict is one bit. For a label-aware discriminator alone.
+        warm_up_epochs: For how many epochs the discriminator alone learns from the target's answers to altered fit
+            images before the game begins; 0 in the paper.
+        warm_up_learning_rate: Adam's then, falling to zero along a cosine.
+        discriminator_steps: Updates of the discriminator for each of the generator; 1 in the paper. 0 leaves it as the
+            warm-up made it.
         replay: From how many past steps of the epoch one is drawn for the discriminator to learn from again, with the
             answers that the target gave then; 0 in the paper. It costs no queries.
     """
@@ -64,16 +73,23 @@ class PGN(GeneratorMethod):
     objective: Literal["least-squares", "logistic"] | None = None
     gamma: float | None = Field(default=None, ge=0)
     discriminator_learning_rate: float | None = Field(default=None, gt=0)
+    discriminator_backbone: Backbone | None = None
     train_discriminator: Literal["head", "all"] | None = None
     label_aware: bool | None = None
-    discriminator_steps: int | None = Field(default=None, ge=1)
+    discriminator_learns: Literal["verdict", "answer"] = "verdict"
+    warm_up_epochs: int = Field(default=0, ge=0)
+    warm_up_learning_rate: float = Field(default=1e-3, gt=0)
+    discriminator_steps: int | None = Field(default=None, ge=0)
     replay: int | None = Field(default=None, ge=0)
 
     def resolve(self, setting: Setting) -> Self:
         """Choose the profile by image size and the recipe by goal, and fill in every field that is None."""
         if self._judges_like_the_target and setting.goal is Goal.ENHANCE and self.discriminator_weights is not None:
             raise InvalidConfig("--discriminator target shares the target's weights: leave out --discriminator-weights")
-        return super().resolve(setting)
+        resolved = super().resolve(setting)
+        if resolved.discriminator_learns == "answer" and not resolved.label_aware:
+            raise InvalidConfig("--discriminator-learns answer needs a unit for each class: leave out --no-label-aware")
+        return resolved.model_copy(update={"discriminator_backbone": self.discriminator_backbone or resolved.backbone})
 
     def _defaults(self, setting: Setting, *, small: bool) -> dict[str, Any]:
         degrade, like_the_target = setting.goal is Goal.DEGRADE, self._judges_like_the_target
@@ -115,9 +131,14 @@ class PGN(GeneratorMethod):
                 goal=context.goal,
                 trained=filled(self.train_discriminator),
             )
-        fit = Fit(generator, discriminator, self.recipe(), access, train, context)
+        recipe = self.recipe()
+        warm_up = WarmUp(discriminator, recipe, self.warm_up_epochs, self.warm_up_learning_rate, access, train, context)
+        if self.warm_up_epochs:
+            warm_up.run()
+        fit = Fit(generator, discriminator, recipe, access, train, context)
         fit.run()
-        return self._fitted(fit, [self._summary(), *self._origin(), *_saturation(fit.history)])
+        remarks = [self._summary(), *self._origin(), *_warmth(warm_up.history), *_saturation(fit.history)]
+        return self._fitted(fit, remarks)
 
     def recipe(self) -> Recipe:
         """How the two networks are trained, once ``resolve`` has filled everything in."""
@@ -125,6 +146,7 @@ class PGN(GeneratorMethod):
             **self._schedule(),
             objective=OBJECTIVES[filled(self.objective)],
             gamma=filled(self.gamma),
+            discriminator_learns=self.discriminator_learns,
             discriminator_steps=filled(self.discriminator_steps),
             replay=filled(self.replay),
             discriminator_learning_rate=filled(self.discriminator_learning_rate),
@@ -132,11 +154,15 @@ class PGN(GeneratorMethod):
 
     def _discriminator_backbone(self, access: Access, train: TrainingImages, context: Context) -> Classifier:
         if self.discriminator != "target":
-            return self._classifier(self.discriminator, self.discriminator_weights, train, context)
+            return self._judging_classifier(filled(self.discriminator), train, context)
         if context.goal is Goal.DEGRADE:
-            return self._classifier(access.structure, self.discriminator_weights, train, context)
+            return self._judging_classifier(access.structure, train, context)
         shared = access.module()
         return shared if isinstance(shared, Classifier) else Classifier(shared, nn.Identity())
+
+    def _judging_classifier(self, architecture: str, train: TrainingImages, context: Context) -> Classifier:
+        backbone = cast(Backbone, filled(self.discriminator_backbone))
+        return self._classifier(architecture, self.discriminator_weights, backbone, train, context)
 
     def _summary(self) -> str:
         return (
@@ -149,6 +175,16 @@ def _other_than(architecture: str, *, small: bool) -> str:
     """The discriminator's architecture for a target of unknown structure: never the target's own."""
     candidates = ("resnet18", "resnet34") if small else ("resnet101", "resnet50")
     return next(candidate for candidate in candidates if candidate != architecture)
+
+
+def _warmth(history: Sequence[Mapping[str, float]]) -> list[str]:
+    """How well the discriminator had come to know the target before the game."""
+    if not history:
+        return []
+    return [
+        f"in the last of {len(history)} warm-up epochs the discriminator foretold {history[-1]['agreement']:.1%} "
+        "of what the target said of altered fit images"
+    ]
 
 
 def _saturation(history: Sequence[Mapping[str, float]]) -> list[str]:

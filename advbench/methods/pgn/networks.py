@@ -1,6 +1,7 @@
 """PGN's two networks: the generator (an encoder and a decoder of transposed convolutions) and the discriminator."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from advbench.errors import InvalidConfig
 from advbench.methods.geometry import lengths
 from advbench.targets import Classifier
-from advbench.tensors import Images, Labels
+from advbench.tensors import Images, Labels, Scores
 from advbench.threat import Budget
 from advbench.types import Goal, Norm
 
@@ -32,18 +33,27 @@ class Generator(nn.Module):
 
     Images whose sides are no multiple of 32 are extended by reflection at the bottom and right, and M is cut back.
 
+    The paper scales every image to 224 pixels, STL-10's 96 too. Where images stay smaller than that, the encoder would
+    see less than it was made for, and the decoder start from a grid of three cells by three; ``size`` gives both their
+    resolution back: the image is scaled up before the encoder, and the decoder's output down to the image.
+
     Args:
         encoder: From normalised or raw images to a feature map.
         width: Scales the decoder's channels; 1 is the paper's.
         budget: With an epsilon, M stays within it by construction: epsilon tanh(m) under linf, and
             m / sqrt(1 + ||m||^2 / epsilon^2) under l2 and l1, m being the decoder's output. The paper has no bound.
         initial_scale: Multiplies the last layer's first weights: small starts near the clean image, large does not.
+        size: The shorter side, in pixels, that the encoder sees at least; None takes images as they are.
+        trained: ``all``, or ``decoder``, which leaves the encoder as it is, in eval mode.
     """
 
-    def __init__(self, encoder: nn.Module, width: float, budget: Budget, initial_scale: float) -> None:
+    def __init__(
+        self, encoder: nn.Module, width: float, budget: Budget, initial_scale: float, *,
+        size: int | None = None, trained: str = "all",
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.encoder = encoder
-        self.budget = budget
+        self.encoder = encoder.requires_grad_(trained == "all")
+        self.budget, self.size, self.is_encoder_frozen = budget, size, trained == "decoder"
         with torch.no_grad():
             inputs = encoder.eval()(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)).shape[1]
         layers: list[nn.Module] = []
@@ -65,13 +75,25 @@ class Generator(nn.Module):
 
     def forward(self, images: Images) -> Images:
         """Give M for ``(batch, 3, height, width)``."""
+        own = (images.shape[-2], images.shape[-1])
+        if self.size is not None and self.size > min(own):
+            scale = self.size / min(own)
+            images = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
         features = self.encoder(padded)
         # An encoder of another stride than 32 is brought to the grid from which five doublings lead back.
         grid = (padded.shape[-2] // STRIDE, padded.shape[-1] // STRIDE)
         decoded = self.decoder(features if features.shape[-2:] == grid else F.adaptive_avg_pool2d(features, grid))
-        return self._bound(decoded[..., :height, :width].float())
+        decoded = decoded[..., :height, :width].float()
+        return self._bound(decoded if (height, width) == own else F.adaptive_avg_pool2d(decoded, own))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch all but a frozen encoder."""
+        super().train(mode)
+        if self.is_encoder_frozen:
+            self.encoder.eval()
+        return self
 
     def _bound(self, decoded: Tensor) -> Images:
         epsilon = self.budget.epsilon
@@ -117,9 +139,14 @@ class Discriminator(nn.Module):
         features: Tensor = self.body(images)
         return features
 
+    def scores(self, features: Tensor) -> Scores:
+        """The last layer's units, ``(batch, units)``: a label-aware judge's are its guess of what the target scores."""
+        scores: Scores = self.head(features)
+        return scores
+
     def judge(self, features: Tensor, labels: Labels) -> Tensor:
         """The sigmoid unit's logit, ``(batch,)``; ``labels`` matter only to a label-aware judge."""
-        logits: Tensor = self.head(features)
+        logits = self.scores(features)
         if not self.label_aware:
             return logits[:, 0]
         others = logits.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)

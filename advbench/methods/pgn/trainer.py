@@ -3,13 +3,13 @@
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from advbench.access import Access
@@ -93,16 +93,14 @@ class GeneratorFit(EpochFit):
         self.generator, self.schedule = generator, schedule
         generator.to(self.fabric.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(generator).eval().requires_grad_(False)
-        self.generator_optimizer = self._optimizer(generator.parameters())
+        self.learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+        self.generator_optimizer = self._optimizer(self.learning)
         self.steps = 0
         self.clean: Labels | None = None
 
     @abstractmethod
     def step(self, images: Images, labels: Labels, rows: Rows) -> StepFigures:
         """Learn from one batch."""
-
-    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Any:
-        return self.fabric.setup_optimizers(torch.optim.Adam(parameters, fused=True))
 
     def _begin(self) -> None:
         """Ask for the clean fit images' classes, against which turned samples are counted."""
@@ -153,25 +151,9 @@ class GeneratorFit(EpochFit):
         return cast(dict[str, Tensor], self.average.state_dict())
 
     def _update_generator(self, loss: Tensor) -> None:
-        self._update(self.generator_optimizer, loss, list(self.generator.parameters()))
+        self._update(self.generator_optimizer, loss, self.learning)
         self.steps += 1
         self._update_average()
-
-    def _update(self, optimizer: Any, loss: Tensor, parameters: list[nn.Parameter]) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        self._average_gradients(parameters)
-        optimizer.step()
-
-    def _average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average gradients over processes, in one message."""
-        if self.fabric.world_size == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        reduced = cast(Tensor, self.fabric.all_reduce(flat, reduce_op="mean"))
-        for gradient, part in zip(gradients, reduced.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
 
     def _set_rates(self, batches: int) -> None:
         """Follow the schedule: cosine from the first rates to zero at the last step of the last epoch."""

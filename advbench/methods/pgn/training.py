@@ -1,44 +1,19 @@
 """Algorithm 1 of the paper: how generator and discriminator learn from the target's labels."""
 
 from collections import deque
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from advbench.access import Access
 from advbench.methods.base import Context, TrainingImages
+from advbench.methods.pgn.lessons import Lesson, Recipe, discriminator_loss, features_of
 from advbench.methods.pgn.networks import Discriminator, Generator
-from advbench.methods.pgn.objectives import Objective, goal_met
-from advbench.methods.pgn.trainer import GameFigures, GameFit, Schedule
+from advbench.methods.pgn.trainer import GameFigures, GameFit
 from advbench.progress import Task
 from advbench.tensors import Images, Labels, Rows
 
-__all__ = ["Fit", "Recipe"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(Schedule):
-    """How the two networks are trained; see ``PGN`` for each."""
-
-    objective: Objective
-    gamma: float
-    discriminator_steps: int
-    replay: int
-    discriminator_learning_rate: float
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What D learnt from in one step: images (or, of a frozen body, their features), true labels, and g."""
-
-    seen: Tensor
-    labels: Labels
-    g: Tensor
-
-    def __add__(self, other: "Judged") -> "Judged":
-        pairs = ((self.seen, other.seen), (self.labels, other.labels), (self.g, other.g))
-        return Judged(*(torch.cat(pair) for pair in pairs))
+__all__ = ["Fit"]
 
 
 class Fit(GameFit):
@@ -61,7 +36,7 @@ class Fit(GameFit):
     ) -> None:  # fmt: skip
         super().__init__(generator, discriminator, recipe, recipe.discriminator_learning_rate, access, train, context)
         self.recipe = recipe
-        self.past: deque[Judged] = deque(maxlen=recipe.replay)
+        self.past: deque[Lesson] = deque(maxlen=recipe.replay)
 
     def _epoch(self, task: Task, generator: torch.Generator) -> dict[str, float]:
         self.past.clear()  # so that a fit resumed at an epoch's start ends in the same numbers
@@ -78,13 +53,11 @@ class Fit(GameFit):
             perturbation = self.generator(images)
         perturbed = self._moved(images, perturbation)
         answers = self.access.labels(perturbed.detach(), rows=rows)
-        g = goal_met(answers, labels, self.context.goal)
 
         frozen_body = discriminator.is_body_frozen
         with self.fabric.autocast():
             features = discriminator.features(perturbed) if frozen_body else None
-        now = Judged((perturbed if features is None else features).detach(), labels, g)
-        discriminator_loss = self._teach(now)
+        taught = self._teach(Lesson((perturbed if features is None else features).detach(), labels, answers))
 
         with self._frozen_judge():
             with self.fabric.autocast():
@@ -93,20 +66,18 @@ class Fit(GameFit):
             generator_loss = recipe.objective.generator(judged.float())
             l1 = perturbation.abs().mean()
             self._update_generator(generator_loss + recipe.gamma * l1)
-        return GameFigures(generator_loss.detach(), l1.detach(), answers, discriminator_loss.detach())
+        return GameFigures(generator_loss.detach(), l1.detach(), answers, taught.detach())
 
-    def _teach(self, now: Judged) -> Tensor:
+    def _teach(self, now: Lesson) -> Tensor:
         """Lines 7 to 10 of Algorithm 1: update D on what the target said now, and on one remembered step beside it."""
         lesson = now
         if self.past:
             lesson = now + self.past[int(torch.randint(len(self.past), ()))]
         self.past.append(now)
+        loss = torch.zeros(())
         for _ in range(self.recipe.discriminator_steps):
             with self.fabric.autocast():
-                features = (
-                    lesson.seen if self.discriminator.is_body_frozen else self.discriminator.features(lesson.seen)
-                )
-                judged = self.discriminator.judge(features, lesson.labels)
-            loss = self.recipe.objective.discriminator(judged.float(), lesson.g)
+                features = features_of(self.discriminator, lesson)
+                loss = discriminator_loss(self.discriminator, features, lesson, self.recipe)
             self._update(self.discriminator_optimizer, loss, self.judged)
         return loss

@@ -1,0 +1,61 @@
+"""What the discriminator learns, and from what: a lesson is a batch with the target's answers to it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from advbench.methods.pgn.networks import Discriminator
+from advbench.methods.pgn.objectives import Objective, goal_met
+from advbench.methods.pgn.trainer import Schedule
+from advbench.tensors import Labels
+
+__all__ = ["Lesson", "Recipe", "discriminator_loss", "features_of", "foretold"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Schedule):
+    """How the two networks are trained; see ``PGN`` for each."""
+
+    objective: Objective
+    gamma: float
+    discriminator_learns: Literal["verdict", "answer"]
+    discriminator_steps: int
+    replay: int
+    discriminator_learning_rate: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What D learns from in one step: images (or, of a frozen body, their features), true labels, the answers r."""
+
+    seen: Tensor
+    labels: Labels
+    answers: Labels
+
+    def __add__(self, other: "Lesson") -> "Lesson":
+        pairs = ((self.seen, other.seen), (self.labels, other.labels), (self.answers, other.answers))
+        return Lesson(*(torch.cat(pair) for pair in pairs))
+
+
+def features_of(discriminator: Discriminator, lesson: Lesson) -> Tensor:
+    """What D's last layer sees of a lesson."""
+    return lesson.seen if discriminator.is_body_frozen else discriminator.features(lesson.seen)
+
+
+def discriminator_loss(discriminator: Discriminator, features: Tensor, lesson: Lesson, recipe: Recipe) -> Tensor:
+    """L_d of the objective where D learns the verdict g; where it learns the answer r, the cross-entropy with r."""
+    if recipe.discriminator_learns == "answer":
+        return F.cross_entropy(discriminator.scores(features).float(), lesson.answers)
+    g = goal_met(lesson.answers, lesson.labels, discriminator.goal)
+    return recipe.objective.discriminator(discriminator.judge(features, lesson.labels).float(), g)
+
+
+def foretold(discriminator: Discriminator, features: Tensor, lesson: Lesson, recipe: Recipe) -> Tensor:
+    """Where D, asked before it learns, says what the target said: its answer, or its verdict; bool, ``(batch,)``."""
+    if recipe.discriminator_learns == "answer":
+        return discriminator.scores(features).argmax(dim=1) == lesson.answers
+    g = goal_met(lesson.answers, lesson.labels, discriminator.goal)
+    return (discriminator.judge(features, lesson.labels) > 0) == g.bool()
