@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from advbench.report.classes import in_words
 from advbench.report.compare import ComparedCell, ComparedTable, method_label, target_label
 from advbench.report.formats import Cell, comparison_grid, percent
 from advbench.report.plots import LEGIBLE, SHADES, Confusion, Drawing, amplification, confusion_of, exemplary
@@ -154,9 +155,9 @@ def _gallery(runs: Sequence[Run], store: ResultStore) -> list[dict[str, Any]]:
             continue
         samples = store.samples(record).select(["label", "clean_prediction", "valid_prediction"])
         delta = examples["perturbed"] - examples["clean"]
-        factor = amplification(delta)
+        factor, classes = amplification(delta), in_words(record.classes)
         for position, row in enumerate(examples["rows"].tolist()[:each]):
-            truth, before, after = (record.classes[column[row].as_py()] for column in samples.columns)
+            truth, before, after = (classes[column[row].as_py()] for column in samples.columns)
             cards.append(
                 {
                     "key": record.key, "run": run.name, "truth": truth, "before": before, "after": after,

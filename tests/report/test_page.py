@@ -89,6 +89,15 @@ def test_confusion_among_many_classes_is_a_picture(store: ResultStore, add: Any)
     assert '<table class="squares">' not in text
 
 
+def test_classes_named_by_numbers_are_shown_in_words(store: ResultStore, add: Any) -> None:
+    found: CellRecord = add("fgsm", [True, False] * 100)
+    found = found.model_copy(update={"classes": ["n01440764", "n02102040", *"23456789"]})
+    run = Run(names={"method": "fgsm"}, command="advbench run", state="stored", record=found)
+    text = render_page("Words", "", [run], compare([found], store), {}, store)
+    assert text.count('<th scope="row">tench</th><td') == 2
+    assert "n01440764" not in text
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium, as Debian packages it."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advbench.report.answers import column_of
+from advbench.report.classes import in_words
 from advbench.report.compare import method_label, target_label
 from advbench.report.plots.drawing import Drawing, grouped, panels
 from advbench.results import CellRecord, ResultStore
@@ -98,7 +99,7 @@ def confusion_of(record: CellRecord, store: ResultStore) -> Confusion:
         shares[name] = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     title = f"Confusion by {method_label(record)}, {record.spec.goal}, {record.spec.budget}, on {target_label(record)}"
     words = f"{right[0]:.1f}% lie on the diagonal before, {right[1]:.1f}% after."
-    return Confusion(title, words, record.classes, shares)
+    return Confusion(title, words, in_words(record.classes), shares)
 
 
 def confusion(record: CellRecord, store: ResultStore) -> Drawing:
