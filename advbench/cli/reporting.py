@@ -1,11 +1,13 @@
 """``advbench report``: a page or a folder about a suite's stored results."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from advbench.cli.drawing import region_drawings
 from advbench.cli.main import main, request_of
 from advbench.cli.options import RESULTS
 from advbench.cli.screen import Screen, errors_in_one_line, garbage_kept
@@ -14,7 +16,8 @@ from advbench.errors import InvalidConfig
 from advbench.files import file_hash, write_text
 
 if TYPE_CHECKING:
-    from advbench.report.archive import Manifest
+    from advbench.report.archive import SuiteIdentity
+    from advbench.report.plots import Drawing
     from advbench.report.run import Run
     from advbench.results import ResultStore
     from advbench.suites import Suite
@@ -30,36 +33,60 @@ __all__ = ["report"]
 @click.option(
     "--folder", type=click.Path(path_type=Path), metavar="DIR", help="Write tables, figures and records here."
 )
+@click.option(
+    "--regions",
+    "images",
+    default=0,
+    type=click.IntRange(0),
+    metavar="N",
+    help="Also draw decision regions around each dataset's first N images; this asks, or even trains, the targets.",
+)
 @errors_in_one_line
-@garbage_kept()
-def report(file: Path, scale: str | None, results: str, page: Path | None, folder: Path | None) -> None:
+def report(file: Path, scale: str | None, results: str, page: Path | None, folder: Path | None, images: int) -> None:
     """Write about a suite's stored results: one self-contained page, or a folder that is small enough to be committed.
 
     The page has tables, figures, a gallery and every run's making; the folder has the tables as Markdown, LaTeX and
     CSV, figures, and a manifest from whose records the tables can be made again.
     """
-    from advbench.report.archive import write_archive
-    from advbench.report.compare import compare as compared
-    from advbench.report.page import render_page
-    from advbench.report.plots import comparison_figures
+    from advbench.report.archive import Manifest, write_archive
     from advbench.results import ResultStore
-    from advbench.suites import load_suite
 
     if page is None and folder is None:
         raise InvalidConfig("nothing to write: name a page with --html, a folder with --folder, or both")
-    store = ResultStore(results)
-    loaded = load_suite(file, scale)
-    runs = _runs(loaded, store)
+    store, screen = ResultStore(results), Screen()
+    loaded, runs = _read(file, scale, store)
     records = [run.record for run in runs if run.record is not None]
-    screen = Screen()
+    regions = region_drawings(records, images, screen)
     if page is not None:
-        tables = compared(records, store)
-        drawings = comparison_figures(records, tables, store, for_page=True)
-        write_text(page, render_page(loaded.title, loaded.question, runs, tables, drawings, store))
+        write_text(page, _page(loaded, runs, regions, store))
         screen.show(f"{len(records)} results in {page}")
     if folder is not None:
-        for written in write_archive(folder, _manifest(file, scale, folder, loaded, runs), store):
+        words = [str(file), *(["--scale", scale] if scale else [])]
+        own = ["--folder", folder.as_posix(), *(["--regions", str(images)] if images else [])]
+        commands = [shlex.join(["advbench", *each]) for each in (["suite", "run", *words], ["report", *words, *own])]
+        manifest = Manifest(suite=_identity(file, scale, loaded), commands=commands, runs=runs)
+        for written in write_archive(folder, manifest, regions, store):
             screen.show(str(written))
+
+
+@garbage_kept()
+def _read(file: Path, scale: str | None, store: "ResultStore") -> "tuple[Suite, list[Run]]":
+    from advbench.suites import load_suite
+
+    loaded = load_suite(file, scale)
+    return loaded, _runs(loaded, store)
+
+
+@garbage_kept()
+def _page(loaded: "Suite", runs: "Sequence[Run]", regions: "Mapping[str, Drawing]", store: "ResultStore") -> str:
+    from advbench.report.compare import compare as compared
+    from advbench.report.page import render_page
+    from advbench.report.plots import comparison_figures
+
+    records = [run.record for run in runs if run.record is not None]
+    tables = compared(records, store)
+    drawings = {**comparison_figures(records, tables, store, for_page=True), **regions}
+    return render_page(loaded.title, loaded.question, runs, tables, drawings, store)
 
 
 def _runs(loaded: "Suite", store: "ResultStore") -> "list[Run]":
@@ -81,10 +108,10 @@ def _runs(loaded: "Suite", store: "ResultStore") -> "list[Run]":
     ]
 
 
-def _manifest(file: Path, scale: str | None, folder: Path, loaded: "Suite", runs: "list[Run]") -> "Manifest":
-    from advbench.report.archive import Manifest, SuiteIdentity
+def _identity(file: Path, scale: str | None, loaded: "Suite") -> "SuiteIdentity":
+    from advbench.report.archive import SuiteIdentity
 
-    identity = SuiteIdentity(
+    return SuiteIdentity(
         file=file.as_posix(),
         sha256=file_hash(file),
         scale=scale,
@@ -92,9 +119,3 @@ def _manifest(file: Path, scale: str | None, folder: Path, loaded: "Suite", runs
         title=loaded.title,
         question=loaded.question,
     )
-    words = [str(file), *(["--scale", scale] if scale else [])]
-    commands = [
-        shlex.join(["advbench", "suite", "run", *words]),
-        shlex.join(["advbench", "report", *words, "--folder", folder.as_posix()]),
-    ]
-    return Manifest(suite=identity, commands=commands, runs=runs)
