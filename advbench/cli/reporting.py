@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from advbench.report.archive import SuiteIdentity
     from advbench.report.plots import Drawing
     from advbench.report.run import Run
-    from advbench.results import ResultStore
+    from advbench.results import CellRecord, ResultStore
     from advbench.suites import Suite
 
 __all__ = ["report"]
@@ -48,17 +49,27 @@ def report(file: Path, scale: str | None, results: str, page: Path | None, folde
     The page has tables, figures, a gallery and every run's making; the folder has the tables as Markdown, LaTeX and
     CSV, figures, and a manifest from whose records the tables can be made again.
     """
-    from advbench.report.archive import Manifest, write_archive
     from advbench.results import ResultStore
 
     if page is None and folder is None:
         raise InvalidConfig("nothing to write: name a page with --html, a folder with --folder, or both")
-    store, screen = ResultStore(results), Screen()
-    loaded, runs = _read(file, scale, store)
+    with nullcontext() if images else garbage_kept():  # targets that are trained leave garbage
+        _write(file, scale, ResultStore(results), page, folder, images)
+
+
+def _write(
+    file: Path, scale: str | None, store: "ResultStore", page: Path | None, folder: Path | None, images: int
+) -> None:
+    from advbench.report.archive import Manifest, write_archive
+    from advbench.suites import load_suite
+
+    screen = Screen()
+    loaded = load_suite(file, scale)
+    runs = _runs(loaded, store)
     records = [run.record for run in runs if run.record is not None]
     regions = region_drawings(records, images, screen)
     if page is not None:
-        write_text(page, _page(loaded, runs, regions, store))
+        write_text(page, _page(loaded, runs, records, regions, store))
         screen.show(f"{len(records)} results in {page}")
     if folder is not None:
         words = [str(file), *(["--scale", scale] if scale else [])]
@@ -69,21 +80,17 @@ def report(file: Path, scale: str | None, results: str, page: Path | None, folde
             screen.show(str(written))
 
 
-@garbage_kept()
-def _read(file: Path, scale: str | None, store: "ResultStore") -> "tuple[Suite, list[Run]]":
-    from advbench.suites import load_suite
-
-    loaded = load_suite(file, scale)
-    return loaded, _runs(loaded, store)
-
-
-@garbage_kept()
-def _page(loaded: "Suite", runs: "Sequence[Run]", regions: "Mapping[str, Drawing]", store: "ResultStore") -> str:
+def _page(
+    loaded: "Suite",
+    runs: "Sequence[Run]",
+    records: "Sequence[CellRecord]",
+    regions: "Mapping[str, Drawing]",
+    store: "ResultStore",
+) -> str:
     from advbench.report.compare import compare as compared
     from advbench.report.page import render_page
     from advbench.report.plots import comparison_figures
 
-    records = [run.record for run in runs if run.record is not None]
     tables = compared(records, store)
     drawings = {**comparison_figures(records, tables, store, for_page=True), **regions}
     return render_page(loaded.title, loaded.question, runs, tables, drawings, store)
