@@ -1,5 +1,6 @@
 """What the tests share: small real targets, quick runs, and a home that is never the user's."""
 
+import gc
 import os
 
 # The tests run side by side, one process a core; more threads than cores would slow them many times. Before torch.
@@ -30,6 +31,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ.pop("ADVBENCH_HOME")
     if before is not None:
         os.environ["ADVBENCH_HOME"] = before
+
+
+@pytest.fixture(autouse=True)
+def garbage() -> Iterator[None]:
+    """A command that reads leaves what it found to the end of its process, which here goes on."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

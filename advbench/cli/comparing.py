@@ -8,7 +8,7 @@ import click
 
 from advbench.cli.main import main
 from advbench.cli.options import RESULTS
-from advbench.cli.screen import Screen, errors_in_one_line
+from advbench.cli.screen import Screen, errors_in_one_line, garbage_kept
 from advbench.errors import InvalidConfig
 
 __all__ = ["compare", "query"]
@@ -29,6 +29,7 @@ __all__ = ["compare", "query"]
 )
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Draw figures into DIR.")
 @errors_in_one_line
+@garbage_kept()
 def compare(
     chosen: tuple[str, ...],
     results: str,

@@ -1,6 +1,7 @@
 """What the terminal shows: progress and errors on standard error, results on standard output."""
 
 import functools
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-__all__ = ["Screen", "errors_in_one_line"]
+__all__ = ["Screen", "errors_in_one_line", "garbage_kept"]
 
 INTERRUPTED = 130
 
@@ -116,3 +117,17 @@ def errors_in_one_line(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(INTERRUPTED)
 
     return guarded
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Look for no garbage in a command that only reads: what it reads and imports lives to the end.
+
+    Finding none takes a third of its time: while it runs, and, but for the freezing, once more as the process ends.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

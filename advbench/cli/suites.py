@@ -1,6 +1,5 @@
 """``advbench suite``: one file says what to compare; plan it, run it, see how far it is."""
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -12,17 +11,15 @@ import click
 
 from advbench.cli.main import main, request_of
 from advbench.cli.options import RESULTS
-from advbench.cli.screen import Screen, errors_in_one_line
+from advbench.cli.screen import Screen, errors_in_one_line, garbage_kept
 from advbench.errors import InvalidConfig
-from advbench.files import file_hash, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from advbench.report.run import Run
     from advbench.suites import Executor, PlannedCell, Suite
 
-__all__ = ["report", "suite"]
+__all__ = ["FILE", "SCALE", "suite"]
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 SCALE = click.option("--scale", metavar="NAME", help="One of the scales that the file defines.")
@@ -38,6 +35,7 @@ def suite() -> None:
 @SCALE
 @RESULTS
 @errors_in_one_line
+@garbage_kept()
 def plan_(file: Path, scale: str | None, results: str) -> None:
     """Show a suite's cells: what is stored, what is to run and how long it may take, what cannot run and why."""
     from advbench.results import ResultStore
@@ -55,6 +53,7 @@ def plan_(file: Path, scale: str | None, results: str) -> None:
 @SCALE
 @RESULTS
 @errors_in_one_line
+@garbage_kept()
 def status(file: Path, scale: str | None, results: str) -> None:
     """Show how far a suite is, and what failed."""
     from advbench.results import ResultStore
@@ -119,74 +118,6 @@ def run(file: Path, scale: str | None, results: str, executor: str, **resources:
     screen.show(_summary(planned))
     if any(cell.state in (State.TO_RUN, State.INVALID) for cell in planned):
         click.get_current_context().exit(1)
-
-
-@main.command()
-@FILE
-@SCALE
-@RESULTS
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="PAGE", help="Write the page here.")
-@click.option(
-    "--folder", type=click.Path(path_type=Path), metavar="DIR", help="Write tables, figures and records here."
-)
-@errors_in_one_line
-def report(file: Path, scale: str | None, results: str, page: Path | None, folder: Path | None) -> None:
-    """Write about a suite's stored results: one self-contained page, or a folder that is small enough to be committed.
-
-    The page has tables, figures, a gallery and every run's making; the folder has the tables as Markdown, LaTeX and
-    CSV, figures, and a manifest from whose records the tables can be made again.
-    """
-    from advbench.report.archive import Manifest, SuiteIdentity, write_archive
-    from advbench.report.compare import compare as compared
-    from advbench.report.page import render_page
-    from advbench.report.plots import comparison_figures
-    from advbench.results import ResultStore
-    from advbench.suites import Journal, load_suite, plan
-
-    if page is None and folder is None:
-        raise InvalidConfig("nothing to write: name a page with --html, a folder with --folder, or both")
-    store = ResultStore(results)
-    loaded = load_suite(file, scale)
-    planned = plan(loaded, request_of, store)
-    runs = _runs(planned, {id(cell): reason for cell, reason in Journal.of(loaded, store).failures_of(planned)})
-    records = [run.record for run in runs if run.record is not None]
-    screen = Screen()
-    if page is not None:
-        tables = compared(records, store)
-        drawings = comparison_figures(records, tables, store, with_images=False)
-        write_text(page, render_page(loaded.title, loaded.question, runs, tables, drawings, store))
-        screen.show(f"{len(records)} results in {page}")
-    if folder is not None:
-        identity = SuiteIdentity(
-            file=file.as_posix(),
-            sha256=file_hash(file),
-            scale=scale,
-            identity=loaded.identity,
-            title=loaded.title,
-            question=loaded.question,
-        )
-        words = [str(file), *(["--scale", scale] if scale else [])]
-        commands = [
-            shlex.join(["advbench", "suite", "run", *words]),
-            shlex.join(["advbench", "report", *words, "--folder", folder.as_posix()]),
-        ]
-        for written in write_archive(folder, Manifest(suite=identity, commands=commands, runs=runs), store):
-            screen.show(str(written))
-
-
-def _runs(planned: "Sequence[PlannedCell]", failures: Mapping[int, str]) -> "list[Run]":
-    from advbench.report.run import Run
-
-    return [
-        Run(
-            names=dict(cell.cell.names),
-            command=shlex.join(["advbench", "run", *cell.cell.arguments]),
-            state=str(cell.state),
-            reason=None if cell.record else cell.reason or failures.get(id(cell)) or "it was not run yet",
-            record=cell.record,
-        )
-        for cell in planned
-    ]
 
 
 def _executor(name: str, results: str, resources: Mapping[str, Any]) -> "Executor":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,17 @@ from advbench.metrics import paired_p_value
 from advbench.results import CellRecord
 from advbench.types import Goal, Status
 
-__all__ = ["Answers", "Right", "SampleSource", "Version", "answers_of", "goes_further", "paired", "version_of"]
+__all__ = [
+    "Answers",
+    "Right",
+    "SampleSource",
+    "Version",
+    "answers_of",
+    "column_of",
+    "goes_further",
+    "paired",
+    "version_of",
+]
 
 Version = Literal["raw", "valid", "uint8"]
 """Which images count: as the method returned them, clipped to [0, 1], or rounded to 8 bits as well."""
@@ -54,9 +64,14 @@ def answers_of(
         if record.status is Status.OK:
             column = f"{version or version_of(record)}_prediction"
             samples = store.samples(record, ["id", "label", column])
-            right = samples[column].to_numpy() == samples["label"].to_numpy()
+            right = column_of(samples, column) == column_of(samples, "label")
             found[record.key] = Answers(tuple(samples["id"].to_pylist()), right)
     return found
+
+
+def column_of(samples: pa.Table, name: str) -> NDArray[Any]:
+    """A column without gaps, as NumPy sees it. Its own ``to_numpy`` would import pandas, which takes a while."""
+    return np.from_dlpack(samples[name].combine_chunks())
 
 
 def paired(first: dict[int, Answers], second: dict[int, Answers]) -> tuple[Right, Right] | None:

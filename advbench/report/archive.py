@@ -24,7 +24,7 @@ from advbench.errors import StorageError
 from advbench.files import write_text
 from advbench.report.compare import compare
 from advbench.report.formats import Grid, against_grid, as_csv, as_latex, as_markdown, comparison_grid
-from advbench.report.plots import comparison_figures, save
+from advbench.report.plots import Drawing, comparison_figures, save
 from advbench.report.published import PUBLISHED, against
 from advbench.report.run import Run
 from advbench.results import CellRecord, ResultStore
@@ -139,18 +139,19 @@ class Archive:
         return grids
 
 
-def write_archive(folder: Path, manifest: Manifest, store: ResultStore) -> list[Path]:
+def write_archive(folder: Path, manifest: Manifest, regions: Mapping[str, Drawing], store: ResultStore) -> list[Path]:
     """Write a report, and return its files.
 
     Args:
         folder: Made where it is not there. Figures of an earlier report are taken away.
         manifest: Without figures, which are drawn here.
+        regions: Figures that stored results are not enough for, by name.
         store: Where the results lie.
 
     Raises:
         StorageError: It cannot be written.
     """
-    drawings = comparison_figures(manifest.records, compare(manifest.records, store), store)
+    drawings = {**comparison_figures(manifest.records, compare(manifest.records, store), store), **regions}
     told = [ArchivedFigure(name=name, title=each.title, alt=each.alt) for name, each in drawings.items()]
     manifest = manifest.model_copy(update={"figures": told, "runs": [_anywhere(run) for run in manifest.runs]})
     try:

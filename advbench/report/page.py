@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,11 +9,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from advbench.report.classes import in_words
 from advbench.report.compare import ComparedCell, ComparedTable, method_label, target_label
 from advbench.report.formats import Cell, comparison_grid, percent
-from advbench.report.plots import Drawing, amplification
+from advbench.report.plots import LEGIBLE, SHADES, Confusion, Drawing, amplification, confusion_of, exemplary
 from advbench.report.run import Run
 from advbench.results import DIAGNOSTICS, CellRecord, ResultStore, legend
 
@@ -26,6 +27,9 @@ __all__ = ["render_page"]
 
 MOST_CARDS = 60
 """In the gallery: more would make the page slow to load, and nobody look."""
+
+BLACK_FROM = 47
+"""Percent from which a square's shade is light enough for black words: those of both sides have a contrast of 4.5."""
 
 
 def render_page(
@@ -50,6 +54,7 @@ def render_page(
 
     page = Environment(loader=PackageLoader("advbench.report", "."), autoescape=True, trim_blocks=True)
     done = [run for run in runs if run.record is not None]
+    records = [run.record for run in done if run.record is not None and run.record.metrics is not None]
     return page.get_template("page.html.j2").render(
         title=title,
         question=question,
@@ -59,6 +64,7 @@ def render_page(
         tables=[_table(table) for table in tables],
         flags=_flags(tables),
         figures=[{"source": _svg(each.figure), "title": each.title, "words": each.alt} for each in figures.values()],
+        confusion=[_confusion(record, store) for record in exemplary(records, tables)],
         gallery=_gallery(done, store),
         without=[run for run in runs if run.record is None],
         runs=[_run(run.record, run) for run in done if run.record is not None],
@@ -109,8 +115,31 @@ def _svg(figure: "Figure") -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _png(image: "Tensor") -> str:
-    pixels = np.clip(image.permute(1, 2, 0).numpy() * 255 + 0.5, 0, 255).astype(np.uint8)
+def _confusion(record: CellRecord, store: ResultStore) -> dict[str, Any]:
+    found = confusion_of(record, store)
+    panels = [_squares(name, shares, found) for name, shares in found.shares.items()]
+    return {"key": record.key, "title": found.title, "words": found.words, "classes": found.classes, "panels": panels}
+
+
+def _squares(name: str, shares: NDArray[np.float64], found: Confusion) -> dict[str, Any]:
+    """A table where its squares can be read, else a picture with one pixel a square."""
+    from matplotlib import colormaps  # lazy: takes a while
+
+    colours = np.round(255 * colormaps[SHADES](shares / 100)[..., :3]).astype(np.uint8)
+    if len(shares) > LEGIBLE:
+        return {"name": name, "image": _png(colours)}
+    rows = [
+        [(f"{share:.0f}", colour.tobytes().hex(), share < BLACK_FROM) for share, colour in zip(*line, strict=True)]
+        for line in zip(shares, colours, strict=True)
+    ]
+    return {"name": name, "rows": list(zip(found.classes, rows, strict=True))}
+
+
+def _pixels(image: "Tensor") -> NDArray[np.uint8]:
+    return np.clip(image.permute(1, 2, 0).numpy() * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
@@ -126,22 +155,22 @@ def _gallery(runs: Sequence[Run], store: ResultStore) -> list[dict[str, Any]]:
             continue
         samples = store.samples(record).select(["label", "clean_prediction", "valid_prediction"])
         delta = examples["perturbed"] - examples["clean"]
-        factor = amplification(delta)
+        factor, classes = amplification(delta), in_words(record.classes)
         for position, row in enumerate(examples["rows"].tolist()[:each]):
-            truth, before, after = (record.classes[column[row].as_py()] for column in samples.columns)
+            truth, before, after = (classes[column[row].as_py()] for column in samples.columns)
             cards.append(
                 {
                     "key": record.key, "run": run.name, "truth": truth, "before": before, "after": after,
-                    "factor": f"{factor:g}", "clean": _png(examples["clean"][position]),
-                    "perturbation": _png(0.5 + factor * delta[position]),
-                    "perturbed": _png(examples["perturbed"][position]),
+                    "factor": f"{factor:g}", "clean": _png(_pixels(examples["clean"][position])),
+                    "perturbation": _png(_pixels(0.5 + factor * delta[position])),
+                    "perturbed": _png(_pixels(examples["perturbed"][position])),
                 }
             )  # fmt: skip
     return cards
 
 
 def _run(record: CellRecord, run: Run) -> dict[str, Any]:
-    shown = record.model_dump(mode="json", include={"spec", "metrics", "environment", "created", "status", "flags"})
+    shown = {"spec", "metrics", "environment", "created", "status", "flags"}
     return {
         "key": record.key,
         "name": f"{run.name}: {method_label(record)} on {target_label(record)}",
@@ -150,5 +179,5 @@ def _run(record: CellRecord, run: Run) -> dict[str, Any]:
         "command": run.command,
         "flags": [flag.in_words for flag in record.flags],
         "notes": record.notes,
-        "json": json.dumps(shown, indent=1),
+        "json": record.model_dump_json(indent=1, include=shown),
     }

@@ -7,11 +7,11 @@ The results are made up: one true result on the digits is stored again under eve
 these commands read.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
@@ -72,17 +72,24 @@ def fabricate(suite: Path, store: ResultStore) -> int:
     return len(requests)
 
 
+MEASURED = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+wall, used = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
+print(json.dumps([wall, used, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]))
+"""
+"""A small process between this one and a command, which would else count as at least as large as this one."""
+
+
 def measure(words: list[str], folder: Path) -> tuple[float, float, float, int]:
     """Seconds on the wall and of processors, peak MiB and exit status of one command."""
-    started = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    with (folder / "output.txt").open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "advbench", *words], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    wall, used = time.perf_counter() - started, usage.ru_utime + usage.ru_stime
-    return wall, used, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)
+    command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "advbench", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    wall, used, size, status = json.loads(done.stdout)
+    return wall, used, size, status
 
 
 @click.command()

@@ -46,7 +46,8 @@ def command(*words: Any) -> Any:
 
 def report(folder: Path) -> Any:
     """Write the report of the suite beside it."""
-    return command("report", folder / "kept.toml", "--results", folder / "results", "--folder", folder / "report")
+    words = ["report", folder / "kept.toml", "--results", folder / "results", "--folder", folder / "report"]
+    return command(*words, "--regions", 1)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,9 @@ def test_a_report_is_whole_and_the_same_when_written_again(place: Path) -> None:
     files = contents(place / "report")
     text = files["README.md"].decode()
     assert "2 of 4 cells" in text
-    assert f"advbench report {place / 'kept.toml'} --folder {place / 'report'}" in text
+    assert f"advbench report {place / 'kept.toml'} --folder {place / 'report'} --regions 1" in text
+    assert "Decision regions around a" in text
+    assert "figures/regions-1.png" in text
     assert "does not grant input-gradients" in text
     assert "later, 0: to run: it was not run yet" in text
     figures = {line.split("(figures/")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}

@@ -10,7 +10,9 @@ from click.testing import CliRunner
 
 from advbench.bench import Workshop, decision_plane, run_cell
 from advbench.cli import main
+from advbench.cli.drawing import region_drawings
 from advbench.cli.main import request_of
+from advbench.cli.screen import Screen
 from advbench.errors import InvalidConfig
 from advbench.progress import SILENT
 from advbench.report.compare import compare
@@ -177,6 +179,21 @@ class TestRegions:
         drawn = CliRunner().invoke(main, words)
         assert drawn.exit_code == 0, drawn.output
         assert {path.name for path in tmp_path.iterdir()} == {"regions.png", "regions.pdf", "regions.svg"}
+
+    def test_in_a_report_targets_that_are_gone_are_told_and_left_out(
+        self, store: ResultStore, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        record = one(store, "noise", "plain", 0.1)
+        target = record.request["target"] | {"architecture": "quick_targets:gone"}
+        gone = record.model_copy(update={"request": record.request | {"target": target}})
+        assert region_drawings([gone], 1, Screen()) == {}
+        assert "no decision regions around image 0 of digits" in capsys.readouterr().err
+
+    def test_in_a_report_a_target_is_asked_once(self, store: ResultStore) -> None:
+        records = [one(store, "noise", target, 0.1) for target in ("plain", "other", "plain")]
+        (drawing,) = region_drawings(records, 1, Screen()).values()
+        assert [panel.get_title() for panel in drawing.figure.axes] == ["quick_targets:plain", "quick_targets:other"]
+        assert drawing.title.endswith("image 0 of digits, 32 px")
 
     def test_the_words_say_how_much_of_the_plane_is_right(self) -> None:
         predicted = np.zeros((4, 4), dtype=np.int64)

@@ -1,5 +1,7 @@
 """The page in a real browser, where there is one."""
 
+import gc
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from advbench.cli import main
+from advbench.report.compare import compare
+from advbench.report.page import render_page
+from advbench.report.run import Run
+from advbench.results import CellRecord, ResultStore
 
 SUITE = """
 title = "A page to look at"
@@ -56,6 +62,40 @@ def test_the_page_is_whole_and_shows_what_failed(page: Path) -> None:
     assert "advbench run --dataset digits" in text
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "https://" not in text.replace("https://arxiv.org", "")
+    assert gc.isenabled()
+
+
+def test_confusion_is_a_table_of_shares_in_colours(tab: Any) -> None:
+    for figure in tab.locator("figure.confusion").all():
+        told = re.findall(r"([\d.]+)%", figure.locator("figcaption").inner_text())
+        tables = figure.locator("table").all()
+        assert [table.locator("caption").inner_text() for table in tables] == ["clean", "perturbed (valid)"]
+        for table, share in zip(tables, told, strict=True):
+            rows = [
+                [int(text) for text in row.locator("td").all_inner_texts()] for row in table.locator("tbody tr").all()
+            ]
+            assert len(rows) == 10
+            assert all(sum(row) in (0, *range(97, 104)) for row in rows)  # no image of a class, or rounded shares
+            assert (share == "0.0") == (not any(row[place] for place, row in enumerate(rows)))
+    assert tab.locator("figure.confusion").count() == 2  # degrade and enhance
+
+
+def test_confusion_among_many_classes_is_a_picture(store: ResultStore, add: Any) -> None:
+    found: CellRecord = add("fgsm", [True, False] * 100)
+    found = found.model_copy(update={"classes": [f"class {number}" for number in range(30)]})
+    run = Run(names={"method": "fgsm"}, command="advbench run", state="stored", record=found)
+    text = render_page("Many", "", [run], compare([found], store), {}, store)
+    assert text.count('alt="clean: 100.0% lie on the diagonal before, 50.0% after."') == 1
+    assert '<table class="squares">' not in text
+
+
+def test_classes_named_by_numbers_are_shown_in_words(store: ResultStore, add: Any) -> None:
+    found: CellRecord = add("fgsm", [True, False] * 100)
+    found = found.model_copy(update={"classes": ["n01440764", "n02102040", *"23456789"]})
+    run = Run(names={"method": "fgsm"}, command="advbench run", state="stored", record=found)
+    text = render_page("Words", "", [run], compare([found], store), {}, store)
+    assert text.count('<th scope="row">tench</th><td') == 2
+    assert "n01440764" not in text
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,25 @@ from advbench.report.compare import ComparedTable
 from advbench.report.plots.curves import convergence, convergence_by
 from advbench.report.plots.drawing import Drawing, save
 from advbench.report.plots.images import amplification, by_gamma, triplets
-from advbench.report.plots.matrices import confusion, transfer
+from advbench.report.plots.matrices import LEGIBLE, SHADES, Confusion, confusion, confusion_of, transfer
 from advbench.report.plots.regions import regions
 from advbench.report.plots.strength import against_epsilon, against_gradients, against_queries, against_time, norms
 from advbench.results import CellRecord, ResultStore
 from advbench.types import Goal, Status
 
-__all__ = ["Drawing", "amplification", "comparison_figures", "draw_figures", "regions", "save"]
+__all__ = [
+    "LEGIBLE",
+    "SHADES",
+    "Confusion",
+    "Drawing",
+    "amplification",
+    "comparison_figures",
+    "confusion_of",
+    "draw_figures",
+    "exemplary",
+    "regions",
+    "save",
+]
 
 
 MOST_SHOWN = 4
@@ -31,7 +43,7 @@ def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
 
 
 def comparison_figures(
-    records: Sequence[CellRecord], tables: Sequence[ComparedTable], store: ResultStore, *, with_images: bool = True
+    records: Sequence[CellRecord], tables: Sequence[ComparedTable], store: ResultStore, *, for_page: bool = False
 ) -> dict[str, Drawing]:
     """Every figure that these results have something for, by name.
 
@@ -39,14 +51,14 @@ def comparison_figures(
         records: What is compared.
         tables: The same, compared.
         store: Where their per-image results lie.
-        with_images: Whether to draw triplets of images, which take the longest and which a page's gallery shows better.
+        for_page: Leave out what takes longest and what a page shows better by itself: triplets of images and confusion.
     """
     done = [record for record in records if record.status is Status.OK]
-    shown = _shown(done, tables)
+    shown = [] if for_page else exemplary(done, tables)
     several: dict[str, Sequence[Drawing | None]] = {
         "convergence": convergence_by(done),
         "gamma": by_gamma(done, store),
-        "triplets": [triplets(record, store) for record in shown if with_images],
+        "triplets": [triplets(record, store) for record in shown],
         "confusion": [confusion(record, store) for record in shown],
     }
     return _there(
@@ -66,7 +78,7 @@ def _there(drawn: dict[str, Drawing | None]) -> dict[str, Drawing]:
     return {name: drawing for name, drawing in drawn.items() if drawing is not None}
 
 
-def _shown(records: Sequence[CellRecord], tables: Sequence[ComparedTable]) -> list[CellRecord]:
+def exemplary(records: Sequence[CellRecord], tables: Sequence[ComparedTable]) -> list[CellRecord]:
     """Of some tables, the result whose images are shown: of PGN where it is there, that which goes furthest."""
     by_key = {record.key: record for record in records}
     shown: list[tuple[bool, CellRecord]] = []

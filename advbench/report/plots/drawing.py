@@ -102,7 +102,8 @@ def panels(names: Sequence[str], width: float = 3.6, height: float = 2.9) -> "tu
 
 def title_of(panel: "Axes", words: str) -> None:
     """Write a panel's title, on several lines where it is long."""
-    panel.set_title(textwrap.fill(words, 44), fontsize=8, fontweight="bold")
+    # Without y, Matplotlib measures all that is above a panel whenever it lays out or draws.
+    panel.set_title(textwrap.fill(words, 44), fontsize=8, fontweight="bold", y=1)
 
 
 def tidy(panel: "Axes") -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from advbench.report.classes import in_words
 from advbench.report.compare import method_label, target_label
 from advbench.report.plots.drawing import BLUE, ORANGE, Drawing, figure_of, grouped
 from advbench.results import CellRecord, ResultStore
@@ -31,7 +32,8 @@ def triplets(record: CellRecord, store: ResultStore) -> Drawing | None:
     order = sorted(range(len(examples["rows"])), key=lambda each: samples["label"][int(examples["rows"][each])].as_py())
     rows = examples["rows"][order].tolist()
     columns = [samples[name] for name in PREDICTIONS]
-    predictions = [tuple(record.classes[column[row].as_py()] for column in columns) for row in rows]
+    classes = in_words(record.classes)
+    predictions = [tuple(classes[column[row].as_py()] for column in columns) for row in rows]
     title = f"{method_label(record)}, {record.spec.goal}, {record.spec.budget}, on {target_label(record)}: by class"
     words = "; ".join(f"a {truth} seen as {before}, then as {after}" for truth, before, after in predictions)
     figure = _triplets(examples["clean"][order], examples["perturbed"][order], predictions)
@@ -115,7 +117,7 @@ def _by_gamma(
     """One image's class, and it clean and under each gamma, the largest first."""
     panels: list[tuple[Tensor, str, bool | None]] = []
     for gamma, kept in reversed(list(examples.items())):
-        classes = records[gamma].classes
+        classes = in_words(records[gamma].classes)
         samples = store.samples(records[gamma], PREDICTIONS)
         truth, before, after = (samples[name][row].as_py() for name in PREDICTIONS)
         position = kept["rows"].tolist().index(row)

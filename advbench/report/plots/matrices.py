@@ -1,10 +1,14 @@
 """What is a table of shares: transfer from surrogate to target, and which class is taken for which."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from advbench.report.answers import column_of
+from advbench.report.classes import in_words
 from advbench.report.compare import method_label, target_label
 from advbench.report.plots.drawing import Drawing, grouped, panels
 from advbench.results import CellRecord, ResultStore
@@ -12,13 +16,22 @@ from advbench.results import CellRecord, ResultStore
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["confusion", "transfer"]
+__all__ = ["LEGIBLE", "SHADES", "Confusion", "confusion", "confusion_of", "transfer"]
+
+SHADES = "cividis"
+"""Colours of shares, dark to light, which colour-blind readers tell apart."""
+
+CONFUSED = {"clean": "clean_prediction", "perturbed (valid)": "valid_prediction"}
+"""Images whose confusion is shown, and where what they were taken for is kept."""
 
 VIA = " via "
 """Between a method and its surrogates in a label."""
 
 LEGIBLE = 12
 """Classes up to which each share is written into its square."""
+
+MOST_NAMES = 40
+"""Along an axis: of more classes only every so many are named, so that none covers another."""
 
 
 def transfer(records: Sequence[CellRecord]) -> Drawing | None:
@@ -57,32 +70,66 @@ def _surrogate(record: CellRecord) -> str:
     return method_label(record).partition(VIA)[2].replace("+", "+\n")
 
 
-def confusion(record: CellRecord, store: ResultStore) -> Drawing:
-    """Which classes are taken for which, before and after."""
-    samples = store.samples(record, ["label", "clean_prediction", "valid_prediction"])
-    labels, count = samples["label"].to_numpy(), len(record.classes)
-    figure, axes = panels(["clean", "perturbed (valid)"], width=4.2, height=3.9)
-    right = []
-    for panel, column in zip(axes, ("clean_prediction", "valid_prediction"), strict=True):
+@dataclass(frozen=True)
+class Confusion:
+    """Which classes are taken for which.
+
+    Args:
+        title: What it is of.
+        words: How much of it is right.
+        classes: Names.
+        shares: By which images: of each true class (a row) the percentage that is taken for each class (a column).
+    """
+
+    title: str
+    words: str
+    classes: Sequence[str]
+    shares: Mapping[str, NDArray[np.float64]]
+
+
+def confusion_of(record: CellRecord, store: ResultStore) -> Confusion:
+    """One result's, before and after."""
+    samples = store.samples(record, ["label", *CONFUSED.values()])
+    labels, count = column_of(samples, "label"), len(record.classes)
+    shares, right = {}, []
+    for name, column in CONFUSED.items():
         matrix = np.zeros((count, count))
-        np.add.at(matrix, (labels, samples[column].to_numpy()), 1)
+        np.add.at(matrix, (labels, column_of(samples, column)), 1)
         right.append(100 * np.trace(matrix) / max(1, len(labels)))
-        shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        _matrix(panel, shares, record.classes, record.classes, "{:.0f}")
-        panel.set(xlabel="predicted", ylabel="true")
+        shares[name] = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     title = f"Confusion by {method_label(record)}, {record.spec.goal}, {record.spec.budget}, on {target_label(record)}"
     words = f"{right[0]:.1f}% lie on the diagonal before, {right[1]:.1f}% after."
-    return Drawing(figure, title, f"Share of each true class that is taken for each class; {words}")
+    return Confusion(title, words, in_words(record.classes), shares)
 
 
-def _matrix(panel: "Axes", values: np.ndarray, rows: Sequence[str], columns: Sequence[str], form: str) -> None:
-    panel.imshow(values, cmap="cividis", aspect="auto")
-    panel.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=7)
-    panel.set_yticks(range(len(rows)), rows, fontsize=7)
+def confusion(record: CellRecord, store: ResultStore) -> Drawing:
+    """The same, drawn."""
+    found = confusion_of(record, store)
+    figure, axes = panels(list(found.shares), width=4.2, height=3.9)
+    for panel, shares in zip(axes, found.shares.values(), strict=True):
+        _matrix(panel, shares, found.classes, found.classes, "{:.0f}", limits=(0, 100))
+        panel.set(xlabel="predicted", ylabel="true")
+    return Drawing(figure, found.title, f"Share of each true class that is taken for each class; {found.words}")
+
+
+def _matrix(
+    panel: "Axes",
+    values: NDArray[np.float64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    form: str,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Squares in colours, from the lowest value to the highest unless limits are given."""
+    lowest, highest = limits or (np.nanmin(values), np.nanmax(values))
+    panel.imshow(values, cmap=SHADES, aspect="auto", vmin=lowest, vmax=highest)
+    across, down = (range(0, len(names), -(-len(names) // MOST_NAMES)) for names in (columns, rows))
+    panel.set_xticks(across, [columns[each] for each in across], rotation=30, ha="right", fontsize=7)
+    panel.set_yticks(down, [rows[each] for each in down], fontsize=7)
     panel.grid(visible=False)
     if len(rows) > LEGIBLE:
         return
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    middle = (lowest + highest) / 2
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value <= middle else "black"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from advbench.report.classes import in_words
 from advbench.report.plots.drawing import COLOURS, Drawing, panels
 
 __all__ = ["regions"]
@@ -21,11 +22,12 @@ def regions(
         predictions: For each target ``(positions, positions)`` classes; the gradient is along the columns.
         positions: Along both axes, pixels in [0, 1] as a root mean square.
         truth: The image's true class.
-        classes: Names.
+        classes: Names, as the data has them.
     """
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
+    classes = in_words(classes)
     largest = np.bincount(np.concatenate([each.ravel() for each in predictions.values()]), minlength=len(classes))
     named = [int(each) for each in np.argsort(-largest, kind="stable") if largest[each]][: len(COLOURS)]
     code = np.full(len(classes), len(named))

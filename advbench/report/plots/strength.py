@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from advbench.report.answers import column_of
 from advbench.report.compare import ComparedCell, ComparedTable, method_label, target_label
 from advbench.report.plots.drawing import GREY, Drawing, grouped, legend, looks, panels
 from advbench.results import CellRecord, ResultStore
@@ -89,6 +90,7 @@ def _against(
                 panel.scatter([x for x, _, _ in known], [y for _, y, _ in known], **look, s=24, label=method)
             points += known
         panel.set_xscale("symlog", linthresh=0.1)
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # powers of ten take long to typeset
         panel.set(xlabel=unit, ylabel="accuracy, %", ylim=(-3, 103))
         panel.set_xlim(-0.02, 1.6 * max([1, *(x for x, _, _ in points)]))
         best = _front(points, table.goal)
@@ -142,7 +144,7 @@ def _sizes_where_changed(records: Sequence[CellRecord], store: ResultStore) -> t
     for record in records:
         norm = str(record.spec.budget.norm)
         samples = store.samples(record, ["clean_prediction", "valid_prediction", norm])
-        changed = samples["clean_prediction"].to_numpy() != samples["valid_prediction"].to_numpy()
+        changed = column_of(samples, "clean_prediction") != column_of(samples, "valid_prediction")
         tried += len(changed)
-        found.append(samples[norm].to_numpy()[changed])
+        found.append(column_of(samples, norm)[changed])
     return tried, np.sort(np.concatenate(found))
