@@ -2,6 +2,7 @@
 
 from advbench.bench.cell import Outcome, run_cell
 from advbench.bench.evaluate import Evaluation, accuracy, evaluate
+from advbench.bench.probe import LinearProbe, linear_probe
 from advbench.bench.regions import DecisionPlane, decision_plane
 from advbench.bench.request import Prepared, RunRequest, Workshop, make_target, prepare, why_incompatible
 from advbench.bench.verify import Verdict, verify_result
@@ -10,6 +11,7 @@ from advbench.methods import build_method
 __all__ = [
     "DecisionPlane",
     "Evaluation",
+    "LinearProbe",
     "Outcome",
     "Prepared",
     "RunRequest",
@@ -19,6 +21,7 @@ __all__ = [
     "build_method",
     "decision_plane",
     "evaluate",
+    "linear_probe",
     "make_target",
     "prepare",
     "run_cell",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,6 +280,21 @@ class TestLists:
         for name, field in PGN.model_fields.items():
             option = (field.alias or name).replace("_", "-")
             assert f"--{option}" in shown
+
+
+def test_probe_says_what_the_encoder_knows_by_itself(pgn: dict[str, Any], fgsm: dict[str, Any], results: Path) -> None:
+    """Of an encoder with random weights: on the digits, more than chance and less than a network learns."""
+    found = call("probe", pgn["key"], "--results", str(results))
+    assert found.exit_code == 0, found.stderr
+    row = next(line for line in found.stdout.splitlines() if pgn["key"][:10] in line)
+    clean, perturbed, probed, *_ = re.findall(r"(\d+\.\d)%", row)
+    assert float(clean) == pytest.approx(100 * pgn["metrics"]["clean_accuracy"], abs=0.05)
+    assert float(perturbed) == pytest.approx(100 * pgn["metrics"]["valid_accuracy"], abs=0.05)
+    assert 25 < float(probed) < 99
+    assert "128 images" in row
+    refused = call("probe", fgsm["key"], "--results", str(results))
+    assert refused.exit_code == 2
+    assert "fgsm has no generator whose encoder could be probed" in refused.stderr
 
 
 def test_train_keeps_the_target_and_says_how_good_it_is(home: Path) -> None:

@@ -59,7 +59,7 @@ class AdvGAN(DirectMethod):
     def fit(self, access: Access, train: TrainingImages, context: Context) -> Perturber:
         """Train generator and discriminator, and the generator through the target."""
         with seeded(context.seed, "advgan", "init"):
-            generator = self._first_generator(train, context)
+            generator = self.first_generator(train, context)
             backbone = self._classifier(filled(self.discriminator), None, filled(self.backbone), train, context)
             discriminator = Discriminator(backbone, classes=0, goal=context.goal, trained="all")
         fit = _Fit(self, generator, discriminator, access, train, context)

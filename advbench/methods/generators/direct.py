@@ -35,7 +35,7 @@ class DirectMethod(GeneratorMethod):
     def _train(self, kind: "type[F]", access: Access, train: TrainingImages, context: Context) -> "F":
         """Train the generator through the target."""
         with seeded(context.seed, kind.name, "init"):
-            generator = self._first_generator(train, context)
+            generator = self.first_generator(train, context)
         fit = kind(self, generator, access, train, context)
         fit.run()
         return fit

@@ -1,5 +1,6 @@
 """The perturbation generation network."""
 
+from advbench.methods.pgn.base import GeneratorMethod
 from advbench.methods.pgn.lessons import Lesson, Recipe
 from advbench.methods.pgn.method import PGN
 from advbench.methods.pgn.networks import DECODER_CHANNELS, Discriminator, Generator
@@ -14,6 +15,7 @@ __all__ = [
     "Discriminator",
     "Fit",
     "Generator",
+    "GeneratorMethod",
     "LeastSquares",
     "Lesson",
     "Logistic",

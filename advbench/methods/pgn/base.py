@@ -118,7 +118,7 @@ class GeneratorMethod(Method):
             "valid_pixels": filled(self.valid_pixels),
         }
 
-    def _first_generator(self, train: TrainingImages, context: Context) -> Generator:
+    def first_generator(self, train: TrainingImages, context: Context) -> Generator:
         """The generator before training, around an encoder with its first weights."""
         encoder = self._classifier(filled(self.encoder), self.encoder_weights, filled(self.backbone), train, context)
         return self._generator(encoder, context)

@@ -124,7 +124,7 @@ class PGN(GeneratorMethod):
             InvalidWeights: The backbone's weights are missing or do not fit.
         """
         with seeded(context.seed, "pgn", "init"):
-            generator = self._first_generator(train, context)
+            generator = self.first_generator(train, context)
             discriminator = Discriminator(
                 self._discriminator_backbone(access, train, context),
                 classes=context.num_classes if self.label_aware else 0,

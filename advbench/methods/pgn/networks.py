@@ -76,17 +76,28 @@ class Generator(nn.Module):
     def forward(self, images: Images) -> Images:
         """Give M for ``(batch, 3, height, width)``."""
         own = (images.shape[-2], images.shape[-1])
-        if self.size is not None and self.size > min(own):
-            scale = self.size / min(own)
-            images = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+        scaled = self._scaled(images)
+        height, width = scaled.shape[-2:]
+        decoded = self.decoder(self._encoded(scaled))[..., :height, :width].float()
+        return self._bound(decoded if (height, width) == own else F.adaptive_avg_pool2d(decoded, own))
+
+    def features(self, images: Images) -> Tensor:
+        """What the encoder makes of images, ``(batch, channels, rows, columns)``."""
+        return self._encoded(self._scaled(images))
+
+    def _scaled(self, images: Images) -> Images:
+        shorter = min(images.shape[-2:])
+        if self.size is None or self.size <= shorter:
+            return images
+        return F.interpolate(images, scale_factor=self.size / shorter, mode="bilinear", align_corners=False)
+
+    def _encoded(self, images: Images) -> Tensor:
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
-        features = self.encoder(padded)
+        features: Tensor = self.encoder(padded)
         # An encoder of another stride than 32 is brought to the grid from which five doublings lead back.
         grid = (padded.shape[-2] // STRIDE, padded.shape[-1] // STRIDE)
-        decoded = self.decoder(features if features.shape[-2:] == grid else F.adaptive_avg_pool2d(features, grid))
-        decoded = decoded[..., :height, :width].float()
-        return self._bound(decoded if (height, width) == own else F.adaptive_avg_pool2d(decoded, own))
+        return features if features.shape[-2:] == grid else F.adaptive_avg_pool2d(features, grid)
 
     def train(self, mode: bool = True) -> Self:
         """Switch all but a frozen encoder."""
