@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from advbench.cli.main import main
+from advbench.cli.main import main, request_of
 from advbench.cli.options import RESULTS
 from advbench.cli.screen import Screen, errors_in_one_line, garbage_kept
+from advbench.cli.suites import SCALE
 from advbench.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from advbench.results import CellRecord, ResultStore
 
 __all__ = ["compare", "query"]
 
@@ -17,6 +21,10 @@ __all__ = ["compare", "query"]
 @main.command()
 @click.argument("chosen", nargs=-1, metavar="[RESULT]...")
 @RESULTS
+@click.option(
+    "--suite", "file", type=click.Path(path_type=Path), metavar="FILE", help="This suite's results, instead of RESULTs."
+)
+@SCALE
 @click.option("--dataset", metavar="NAME", help="Only this dataset's results.")
 @click.option("--images", type=click.Choice(["raw", "valid", "uint8"]), help="Which images count; see below.")
 @click.option("--against", "published", metavar="NAME", help="Beside published numbers: butterfly.")
@@ -33,6 +41,8 @@ __all__ = ["compare", "query"]
 def compare(
     chosen: tuple[str, ...],
     results: str,
+    file: Path | None,
+    scale: str | None,
     dataset: str | None,
     images: Any,
     published: str | None,
@@ -50,8 +60,8 @@ def compare(
     from advbench.results import ResultStore
 
     store = ResultStore(results)
-    records = [store.find(name) for name in chosen] if chosen else store.records()
-    records = [record for record in records if dataset in (None, record.spec.dataset.name)]
+    found = _records(store, chosen, file, scale)
+    records = [record for record in found if dataset in (None, record.spec.dataset.name)]
     if not records:
         raise InvalidConfig(f"there is nothing to compare in {results}: run something first, or name another --results")
     if published is not None:
@@ -77,6 +87,17 @@ def compare(
         click.echo(plain)
     elif form == "csv":
         click.echo("\n".join(formats.as_csv(grid) for grid in grids), nl=False)
+
+
+def _records(store: "ResultStore", chosen: tuple[str, ...], file: Path | None, scale: str | None) -> "list[CellRecord]":
+    if file is None:
+        return [store.find(name) for name in chosen] if chosen else store.records()
+    if chosen:
+        raise InvalidConfig("name results or a suite, not both")
+    from advbench.suites import load_suite, plan
+
+    planned = plan(load_suite(file, scale), request_of, store)
+    return [cell.record for cell in planned if cell.record is not None]
 
 
 @main.command()

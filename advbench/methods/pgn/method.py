@@ -168,6 +168,11 @@ class PGN(GeneratorMethod):
         return (
             f"PGN's {self.profile} profile: encoder {self.encoder}, decoder width {self.decoder_width:g}, "
             f"discriminator {self.discriminator}, backbone {self.backbone}"
+            + (
+                f", the discriminator's {self.discriminator_backbone}"
+                if self.discriminator_backbone != self.backbone
+                else ""
+            )
         )
 
 
