@@ -132,7 +132,17 @@ def test_run_again_and_it_is_answered_from_the_store(suite: Path, factories: str
     (table,) = compare(store.records(), store)
     assert table.methods == ["fgsm", "noise"]
     assert table.rows[0].cells["fgsm"].seeds == [0, 1]
-    stray = ["run", "--attack", "identity", "--target", f"{factories}:plain", "--limit", 10, "--results", results]
+    stray: list[str | Path | int] = [
+        "run",
+        "--attack",
+        "identity",
+        "--target",
+        f"{factories}:plain",
+        "--limit",
+        10,
+        "--results",
+        results,
+    ]
     assert command(*stray).exit_code == 0
     compared = command("compare", "--suite", suite, "--results", results, "--format", "json")
     assert json.loads(compared.output) == [table.model_dump(mode="json")], "the suite's results, and no other"
