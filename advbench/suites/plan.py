@@ -1,5 +1,6 @@
 """From a suite to what is to be run: each cell's request, whether it can run or was run, how long it may take."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from advbench.results import CellRecord, ResultStore
 from advbench.suites.suite import Suite, SuiteCell
 from advbench.types import Status
 
-__all__ = ["Parse", "PlannedCell", "State", "plan"]
+__all__ = ["Parse", "PlannedCell", "State", "plan", "request_identity"]
 
 Parse = Callable[[list[str]], RunRequest]
 """From what follows ``advbench run`` on a command line to the request."""
@@ -74,7 +75,7 @@ def request_identity(request: Mapping[str, Any]) -> str:
     kept = {name: value for name, value in request.items() if name not in ("results", "runtime", "batch_size")}
     kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name not in ("folder", "download")}
     kept["precision"] = request["runtime"]["precision"]
-    return repr(sorted(kept.items(), key=lambda item: item[0]))
+    return json.dumps(kept, sort_keys=True)  # in whichever order a method's options were given
 
 
 def _planned(

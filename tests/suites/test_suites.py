@@ -15,6 +15,7 @@ from advbench.errors import InvalidConfig, UnknownName
 from advbench.report.compare import compare
 from advbench.results import ResultStore
 from advbench.suites import State, load_suite, plan, run_locally
+from advbench.suites.plan import request_identity
 from advbench.types import Status
 
 SUITE = """\
@@ -148,6 +149,13 @@ def test_run_again_and_it_is_answered_from_the_store(suite: Path, factories: str
     assert json.loads(compared.output) == [table.model_dump(mode="json")], "the suite's results, and no other"
     both = command("compare", table.rows[0].cells["fgsm"].keys[0], "--suite", suite, "--results", results)
     assert "name results or a suite, not both" in both.output
+
+
+def test_the_order_in_which_options_are_given_makes_no_other_result(factories: str, tmp_path: Path) -> None:
+    common = ["--target", f"{factories}:plain", "--attack", "pgd", "--epsilon", "0.1", "--limit", "10"]
+    orders = (["--steps", "2", "--restarts", "2"], ["--restarts", "2", "--steps", "2"])
+    one, other = (request_identity(request_of([*common, *order]).model_dump(mode="json")) for order in orders)
+    assert one == other
 
 
 @pytest.fixture
