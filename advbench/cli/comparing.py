@@ -9,7 +9,7 @@ import click
 from advbench.cli.main import main, request_of
 from advbench.cli.options import RESULTS
 from advbench.cli.screen import Screen, errors_in_one_line, garbage_kept
-from advbench.cli.suites import SCALE
+from advbench.cli.suites import SCALE, results_of
 from advbench.errors import InvalidConfig
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def compare(
     from advbench.results import ResultStore
 
     store = ResultStore(results)
-    found = _records(store, chosen, file, scale)
+    found, names = _records(store, chosen, file, scale)
     records = [record for record in found if dataset in (None, record.spec.dataset.name)]
     if not records:
         raise InvalidConfig(f"there is nothing to compare in {results}: run something first, or name another --results")
@@ -69,14 +69,14 @@ def compare(
         grids = [formats.against_grid(rows, PUBLISHED[published])]
         plain = json.dumps([row.model_dump(mode="json") for row in rows], indent=2)
     else:
-        tables = compared(records, store, images)
+        tables = compared(records, store, images, names)
         grids = [formats.comparison_grid(table, details=form != "latex") for table in tables]
         plain = json.dumps([table.model_dump(mode="json") for table in tables], indent=2)
     screen = Screen()
     if figures is not None:
         from advbench.report.plots import comparison_figures, save
 
-        for drawn in save(comparison_figures(records, compared(records, store, images), store), figures):
+        for drawn in save(comparison_figures(records, compared(records, store, images, names), store), figures):
             screen.say(f"figure {drawn}")
     for grid in grids if form not in ("csv", "json") else []:
         if form == "terminal":
@@ -89,15 +89,16 @@ def compare(
         click.echo("\n".join(formats.as_csv(grid) for grid in grids), nl=False)
 
 
-def _records(store: "ResultStore", chosen: tuple[str, ...], file: Path | None, scale: str | None) -> "list[CellRecord]":
+def _records(
+    store: "ResultStore", chosen: tuple[str, ...], file: Path | None, scale: str | None
+) -> "tuple[list[CellRecord], dict[str, str]]":
     if file is None:
-        return [store.find(name) for name in chosen] if chosen else store.records()
+        return [store.find(name) for name in chosen] if chosen else store.records(), {}
     if chosen:
         raise InvalidConfig("name results or a suite, not both")
     from advbench.suites import load_suite, plan
 
-    planned = plan(load_suite(file, scale), request_of, store)
-    return [cell.record for cell in planned if cell.record is not None]
+    return results_of(plan(load_suite(file, scale), request_of, store))
 
 
 @main.command()

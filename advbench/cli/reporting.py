@@ -90,8 +90,9 @@ def _page(
     from advbench.report.compare import compare as compared
     from advbench.report.page import render_page
     from advbench.report.plots import comparison_figures
+    from advbench.report.run import method_names
 
-    tables = compared(records, store)
+    tables = compared(records, store, names=method_names(runs))
     drawings = {**comparison_figures(records, tables, store, for_page=True), **regions}
     return render_page(loaded.title, loaded.question, runs, tables, drawings, store)
 

@@ -17,9 +17,10 @@ from advbench.errors import InvalidConfig
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from advbench.results import CellRecord
     from advbench.suites import Executor, PlannedCell, Suite
 
-__all__ = ["FILE", "SCALE", "suite"]
+__all__ = ["FILE", "SCALE", "results_of", "suite"]
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 SCALE = click.option("--scale", metavar="NAME", help="One of the scales that the file defines.")
@@ -112,12 +113,18 @@ def run(file: Path, scale: str | None, results: str, executor: str, **resources:
     for cell in planned:
         if cell.state in (State.INCOMPATIBLE, State.INVALID):
             screen.say(f"{cell.cell}: {cell.state}: {cell.reason}")
-    records = [cell.record for cell in planned if cell.record is not None]
-    for table in compared(records, store):
+    records, names = results_of(planned)
+    for table in compared(records, store, names=names):
         screen.show(formats.as_terminal(formats.comparison_grid(table)))
     screen.show(_summary(planned))
     if any(cell.state in (State.TO_RUN, State.INVALID) for cell in planned):
         click.get_current_context().exit(1)
+
+
+def results_of(planned: "Sequence[PlannedCell]") -> "tuple[list[CellRecord], dict[str, str]]":
+    """The results there are, and what their suite calls the methods, by the results' keys."""
+    done = [(cell.cell.names, cell.record) for cell in planned if cell.record is not None]
+    return [record for _, record in done], {record.key: str(names["method"]) for names, record in done}
 
 
 def _executor(name: str, results: str, resources: Mapping[str, Any]) -> "Executor":

@@ -26,7 +26,7 @@ from advbench.report.compare import compare
 from advbench.report.formats import Grid, against_grid, as_csv, as_latex, as_markdown, comparison_grid
 from advbench.report.plots import Drawing, comparison_figures, save
 from advbench.report.published import PUBLISHED, against
-from advbench.report.run import Run
+from advbench.report.run import Run, method_names
 from advbench.results import CellRecord, ResultStore
 
 __all__ = ["Archive", "ArchivedFigure", "Manifest", "SuiteIdentity", "write_archive"]
@@ -132,7 +132,7 @@ class Archive:
 
     def _grids(self) -> list[Grid]:
         records = self.manifest.records
-        grids = [comparison_grid(table) for table in compare(records, self)]
+        grids = [comparison_grid(table) for table in compare(records, self, names=method_names(self.manifest.runs))]
         for name, source in PUBLISHED.items():
             rows = against(records, name)
             grids += [against_grid(rows, source)] if rows else []
@@ -151,7 +151,8 @@ def write_archive(folder: Path, manifest: Manifest, regions: Mapping[str, Drawin
     Raises:
         StorageError: It cannot be written.
     """
-    drawings = {**comparison_figures(manifest.records, compare(manifest.records, store), store), **regions}
+    tables = compare(manifest.records, store, names=method_names(manifest.runs))
+    drawings = {**comparison_figures(manifest.records, tables, store), **regions}
     told = [ArchivedFigure(name=name, title=each.title, alt=each.alt) for name, each in drawings.items()]
     manifest = manifest.model_copy(update={"figures": told, "runs": [_anywhere(run) for run in manifest.runs]})
     try:

@@ -88,6 +88,7 @@ class ComparedTable(_Model):
         budget: In words.
         version: Which images the accuracies are on.
         methods: The columns, in order.
+        attacks: What a column with a name of its own is, by that name.
         rows: One a target.
     """
 
@@ -99,22 +100,32 @@ class ComparedTable(_Model):
     budget: str
     version: Version
     methods: list[str]
+    attacks: dict[str, str] = {}
     rows: list[ComparedRow]
 
 
-def compare(records: Iterable[CellRecord], store: SampleSource, version: Version | None = None) -> list[ComparedTable]:
+def compare(
+    records: Iterable[CellRecord],
+    store: SampleSource,
+    version: Version | None = None,
+    names: Mapping[str, str] | None = None,
+) -> list[ComparedTable]:
     """Lay results out side by side.
 
     Args:
         records: To be compared; of equal runs under different code the newest counts.
         store: Where their per-image results lie.
         version: Which images count; by default raw in the unbounded protocol and valid under a budget.
+        names: What a suite calls the methods, by the results' keys; others are called by their attacks.
     """
     latest = _newest(records)
     answers = answers_of(latest, store, version)
     flags = comparison_flags(latest, answers)
     groups = _grouped(latest, _table_key)
-    return [_table(group, answers, flags, version) for _, group in sorted(groups.items(), key=lambda item: item[0])]
+    return [
+        _table(group, answers, flags, version, names or {})
+        for _, group in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def _newest(records: Iterable[CellRecord]) -> list[CellRecord]:
@@ -155,13 +166,17 @@ def method_label(record: CellRecord) -> str:
     return f"{record.spec.attack}{via}{oracle}"
 
 
-def _labels(records: Sequence[CellRecord]) -> dict[str, str]:
+def _labels(records: Sequence[CellRecord], names: Mapping[str, str]) -> dict[str, str]:
     """Each result's column; methods of one name are told apart by the parameters in which they differ."""
-    labels = {}
-    for label, group in _grouped(records, method_label).items():
+    labels: dict[str, str] = {}
+    for label, group in _grouped(records, lambda record: names.get(record.key) or method_label(record)).items():
+        places = {(target_label(record), record.spec.seed) for record in group}
+        if group[0].key in names and len(places) == len(group):
+            labels |= {record.key: label for record in group}
+            continue
         flat = {record.key: _flat(record.spec.parameters) | {"threat": record.spec.threat.name} for record in group}
-        names = sorted({name for values in flat.values() for name in values})
-        differing = [name for name in names if len({repr(values.get(name)) for values in flat.values()}) > 1]
+        parameters = sorted({name for values in flat.values() for name in values})
+        differing = [name for name in parameters if len({repr(values.get(name)) for values in flat.values()}) > 1]
         differing = [name for name in differing if not name.endswith("seed")]
         for key, values in flat.items():
             told = ", ".join(f"{name.replace('_', '-')} {values.get(name)}" for name in differing)
@@ -182,9 +197,11 @@ def _table(
     known: Mapping[str, Answers],
     flags: Mapping[str, Sequence[Flag]],
     version: Version | None,
+    names: Mapping[str, str],
 ) -> ComparedTable:
     spec = records[0].spec
-    columns = _labels(records)
+    columns = _labels(records, names)
+    attacks = {columns[record.key]: method_label(record) for record in records}
     cells: dict[tuple[str, str], ComparedCell] = {}
     right: dict[tuple[str, str], dict[int, Answers]] = {}
     clean: dict[str, list[float]] = defaultdict(list)
@@ -194,7 +211,7 @@ def _table(
         earned = [flag for record in group for flag in (*record.flags, *flags.get(record.key, ()))]
         cells[place] = _cell(group, answers).model_copy(update={"flags": _one_each(earned)})
         clean[place[0]] += [record.metrics.clean_accuracy for record in group if record.metrics is not None]
-    methods = sorted({method for _, method in cells}, key=lambda method: (method.startswith("pgn"), method))
+    methods = sorted({method for _, method in cells}, key=lambda method: (attacks[method].startswith("pgn"), method))
     best = _best(cells, right, spec.goal)
     rows = [
         ComparedRow(
@@ -219,6 +236,7 @@ def _table(
         budget=str(spec.budget),
         version=version or version_of(records[0]),
         methods=methods,
+        attacks={name: attack for name, attack in attacks.items() if not name.lower().startswith(attack)},
         rows=rows,
     )
 

@@ -78,10 +78,20 @@ def comparison_grid(table: ComparedTable, *, details: bool = True) -> Grid:
         + ("; (lowest to highest seed)" if _seeds(table) > 1 else ""),
         "marked: beyond chance from every other method of its row (paired, Holm-corrected, 5%)",
         f"{worst}: right under {'every method' if table.goal is Goal.DEGRADE else 'any method'} of the row",
+        *_called(table),
         *legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags),
         *failures,
     ]
     return Grid(table.title, ["target", "clean", *table.methods, worst], rows, notes)
+
+
+def _called(table: ComparedTable) -> list[str]:
+    """What the columns are whose names do not say it."""
+    names: dict[str, list[str]] = {}
+    for name in table.methods:
+        if name in table.attacks:
+            names.setdefault(table.attacks[name], []).append(name)
+    return ["; ".join(f"{' | '.join(own)}: {attack}" for attack, own in names.items())] if names else []
 
 
 def _seeds(table: ComparedTable) -> int:

@@ -1,10 +1,12 @@
 """One cell of what is reported."""
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict
 
 from advbench.results import CellRecord
 
-__all__ = ["Run"]
+__all__ = ["Run", "method_names"]
 
 
 class Run(BaseModel):
@@ -30,3 +32,10 @@ class Run(BaseModel):
     def name(self) -> str:
         """Its place, in words."""
         return ", ".join(map(str, self.names.values()))
+
+
+def method_names(runs: Sequence[Run]) -> dict[str, str]:
+    """What their suite calls the methods, by the results' keys."""
+    return {
+        run.record.key: str(run.names["method"]) for run in runs if run.record is not None and "method" in run.names
+    }

@@ -18,7 +18,7 @@ from advbench.report.archive import Archive
 from advbench.suites import load_suite
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = sorted(path.parent for path in (ROOT / "reports").glob("*/manifest.json"))
+COMMITTED = sorted(path.parent for path in (ROOT / "reports").rglob("manifest.json"))
 
 SUITE = """
 title = "A report to keep"

@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from advbench.cli import main
 from advbench.metrics import holm, mean_interval, paired_p_value
 from advbench.report.compare import compare
+from advbench.report.formats import comparison_grid
 from advbench.report.published import against, published
 from advbench.results import CellRecord, ResultStore
 from advbench.threat import THREATS, Budget
@@ -94,6 +95,17 @@ class TestTables:
         (table,) = compare(store.records(), store)
         assert table.methods == ["fgsm via resnet18"]
         assert table.rows[0].cells["fgsm via resnet18"].seeds == [0, 1]
+
+    def test_columns_have_the_names_of_a_suite_and_say_what_they_are(self, add: Add, store: ResultStore) -> None:
+        parameters = [{"epochs": epochs} for epochs in (1, 2, 3)]
+        few, more, most = (add("pgn-b", first(50), parameters=each) for each in parameters)
+        add("fgsm", first(100))
+        names = {few.key: "few epochs", more.key: "many epochs", most.key: "many epochs"}
+        (table,) = compare(store.records(), store, names=names)
+        assert table.methods == ["fgsm", "few epochs", "many epochs [epochs 2]", "many epochs [epochs 3]"]
+        assert comparison_grid(table).notes[-1] == (
+            "few epochs | many epochs [epochs 2] | many epochs [epochs 3]: pgn-b"
+        )
 
     def test_failures_are_shown_and_are_no_numbers(self, add: Add, store: ResultStore) -> None:
         add("fgsm", first(100))

@@ -84,7 +84,11 @@ def exemplary(records: Sequence[CellRecord], tables: Sequence[ComparedTable]) ->
     shown: list[tuple[bool, CellRecord]] = []
     for table in tables:
         cells = [
-            (method.startswith("pgn"), cell.accuracy if table.goal is Goal.ENHANCE else -cell.accuracy, cell.keys[0])
+            (
+                table.attacks.get(method, method).startswith("pgn"),
+                cell.accuracy if table.goal is Goal.ENHANCE else -cell.accuracy,
+                cell.keys[0],
+            )
             for row in table.rows
             for method, cell in row.cells.items()
             if cell.accuracy is not None
