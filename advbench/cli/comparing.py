@@ -14,6 +14,7 @@ from advbench.errors import InvalidConfig
 
 if TYPE_CHECKING:
     from advbench.results import CellRecord, ResultStore
+    from advbench.threat import ThreatModel
 
 __all__ = ["compare", "query"]
 
@@ -26,6 +27,7 @@ __all__ = ["compare", "query"]
 )
 @SCALE
 @click.option("--dataset", metavar="NAME", help="Only this dataset's results.")
+@click.option("--threat", metavar="NAME", help="Only results of attackers who were granted no more than this.")
 @click.option("--images", type=click.Choice(["raw", "valid", "uint8"]), help="Which images count; see below.")
 @click.option("--against", "published", metavar="NAME", help="Beside published numbers: butterfly.")
 @click.option(
@@ -44,6 +46,7 @@ def compare(
     file: Path | None,
     scale: str | None,
     dataset: str | None,
+    threat: str | None,
     images: Any,
     published: str | None,
     form: str,
@@ -61,7 +64,11 @@ def compare(
 
     store = ResultStore(results)
     found, names = _records(store, chosen, file, scale)
-    records = [record for record in found if dataset in (None, record.spec.dataset.name)]
+    records = [
+        record
+        for record in found
+        if dataset in (None, record.spec.dataset.name) and (threat is None or _is_within(record.spec.threat, threat))
+    ]
     if not records:
         raise InvalidConfig(f"there is nothing to compare in {results}: run something first, or name another --results")
     if published is not None:
@@ -87,6 +94,12 @@ def compare(
         click.echo(plain)
     elif form == "csv":
         click.echo("\n".join(formats.as_csv(grid) for grid in grids), nl=False)
+
+
+def _is_within(own: "ThreatModel", name: str) -> bool:
+    from advbench.threat import Needs, threat_model
+
+    return threat_model(name, Needs()).lacks(Needs(fit=own.fit, perturb=own.perturb)) is None
 
 
 def _records(

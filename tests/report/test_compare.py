@@ -107,6 +107,20 @@ class TestTables:
             "few epochs | many epochs [epochs 2] | many epochs [epochs 3]: pgn-b"
         )
 
+    def test_what_an_attacker_may_not_be_granted_is_left_out(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(50), threat=THREATS["white-box"])
+        add("square", first(60), threat=THREATS["black-box-scores"])
+        add("pgn-b", first(70), threat=THREATS["black-box-labels"])
+        words = ["compare", "--results", str(store.root), "--format", "json", "--threat"]
+        for threat, methods in (
+            ("white-box", ["fgsm", "square", "pgn-b"]),
+            ("black-box-scores", ["square", "pgn-b"]),
+            ("black-box-labels", ["pgn-b"]),
+        ):
+            (table,) = json.loads(CliRunner().invoke(main, [*words, threat]).output)
+            assert table["methods"] == methods
+        assert "unknown threat model 'grey-box'" in CliRunner().invoke(main, [*words, "grey-box"]).output
+
     def test_failures_are_shown_and_are_no_numbers(self, add: Add, store: ResultStore) -> None:
         add("fgsm", first(100))
         add("pgd", None, reason="RuntimeError: out of memory")

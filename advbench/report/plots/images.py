@@ -95,7 +95,7 @@ def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]
         rows = sorted(shared)[:MOST_IMAGES]
         gammas = ", ".join(f"{gamma:g}" for gamma in reversed(examples))
         title = f"Images by gamma: {name}"
-        figure = figure_of(1.25 * (1 + len(examples)), 1.45 * len(rows))
+        figure = figure_of(1.25 * (1 + len(examples)), 1.55 * len(rows))
         for strip, row in zip(figure.subplots(len(rows), squeeze=False).flat, rows, strict=True):
             _strip(strip, *_by_gamma(row, examples, by_value, store))
         drawings.append(Drawing(figure, title, f"{len(rows)} images, each clean and perturbed under gamma {gammas}."))
@@ -122,6 +122,6 @@ def _by_gamma(
         truth, before, after = (samples[name][row].as_py() for name in PREDICTIONS)
         position = kept["rows"].tolist().index(row)
         if not panels:
-            panels.append((kept["clean"][position], f"clean: {classes[before]}", before == truth))
-        panels.append((kept["perturbed"][position], f"γ {gamma:g}: {classes[after]}", after == truth))
+            panels.append((kept["clean"][position], f"clean\n{classes[before]}", before == truth))
+        panels.append((kept["perturbed"][position], f"γ {gamma:g}\n{classes[after]}", after == truth))
     return classes[truth], panels
