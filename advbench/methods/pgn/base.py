@@ -56,6 +56,7 @@ class GeneratorMethod(Method):
         generator_size: The side, in pixels, to which the generator scales smaller images for itself; M comes back in
             the image's own size. None: as they are. The paper's images all have 224.
         train_generator: ``all`` of it, or the ``decoder`` alone around a frozen encoder: half of a step's work or less.
+            The weights of an encoder that is a surrogate stay fixed either way; under ``all`` its batch norms adapt.
         strength: PGN's lambda, a factor on M; on the command line ``--lambda``.
         epochs: At most.
         batch_size: Images a step.

@@ -44,7 +44,7 @@ class Generator(nn.Module):
             m / sqrt(1 + ||m||^2 / epsilon^2) under l2 and l1, m being the decoder's output. The paper has no bound.
         initial_scale: Multiplies the last layer's first weights: small starts near the clean image, large does not.
         size: The shorter side, in pixels, that the encoder sees at least; None takes images as they are.
-        trained: ``all``, or ``decoder``, which leaves the encoder as it is, in eval mode.
+        trained: ``all`` that the encoder does not hold fixed, or ``decoder``, which keeps the encoder in eval mode.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Generator(nn.Module):
         size: int | None = None, trained: str = "all",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.encoder = encoder.requires_grad_(trained == "all")
+        self.encoder = encoder if trained == "all" else encoder.requires_grad_(False)
         self.budget, self.size, self.is_encoder_frozen = budget, size, trained == "decoder"
         with torch.no_grad():
             inputs = encoder.eval()(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)).shape[1]
