@@ -162,6 +162,7 @@ def test_the_gallery_flips_by_keyboard(tab: Any) -> None:
 def test_a_number_leads_to_its_run_and_a_flag_to_what_it_means(tab: Any) -> None:
     tab.locator("#grid-1 td a:not(.flag)").first.click()
     run = tab.locator("details[open]")
+    run.wait_for()  # it opens when the address has changed
     assert run.count() == 1
     for words in ("advbench run", '"fingerprint"', '"torch"', '"status": "ok"'):
         assert words in run.inner_text()
