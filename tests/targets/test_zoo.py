@@ -241,7 +241,7 @@ class TestTraining:
         assert torch.equal(whole(images), resumed(images))
 
     def test_own_factories(self, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "mine.py").write_text(
+        (tmp_path / "own_factories.py").write_text(
             "import torch\nfrom advbench.targets import FunctionTarget\n"
             "def module(classes):\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, classes))\n"
             "def api(classes):\n    return FunctionTarget(lambda x: x.mean((1, 2, 3)) * 0, classes)\n"
@@ -251,7 +251,7 @@ class TestTraining:
         runtime = Runtime(device="cpu")
 
         def make(name: str) -> object:
-            spec = ClassifierSpec(architecture=f"mine:{name}", training=Training(epochs=0))
+            spec = ClassifierSpec(architecture=f"own_factories:{name}", training=Training(epochs=0))
             return make_classifier(spec, digits, runtime, SILENT)
 
         assert isinstance(make("module"), torch.nn.Module)
