@@ -19,7 +19,7 @@ slow: .venv/installed-dev
 reports: .venv/installed
 	set -e; for suite in $(SUITES); do \
 	  $(BIN)/advbench suite run benchmarks/$$suite.toml; \
-	  $(BIN)/advbench report benchmarks/$$suite.toml --folder reports/$$(echo $$suite | sed 's,^butterfly-,butterfly/,'); \
+	  $(BIN)/advbench report benchmarks/$$suite.toml --regions 2 --folder reports/$$(echo $$suite | sed 's,^butterfly-,butterfly/,'); \
 	done
 
 check: .venv/installed-dev

@@ -134,7 +134,7 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def scratch_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
+def scratch_folder(path: Path, *, wait: bool = True, keep: bool = False) -> Iterator[Path]:
     """Give a folder for checkpoints to one process at a time, on whatever machine.
 
     It outlives a kill, and is removed once the context ends without an error. The lock on it is the operating
@@ -143,6 +143,7 @@ def scratch_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
     Args:
         path: The folder.
         wait: For others that have it.
+        keep: It stays, for those who come after.
 
     Raises:
         ResultClaimed: Another process has it, and ``wait`` is false.
@@ -161,6 +162,7 @@ def scratch_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
         ) from error
     try:
         yield path
-        shutil.rmtree(path, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(path, ignore_errors=True)
     finally:
         lock.release()

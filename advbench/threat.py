@@ -52,7 +52,14 @@ class Budget(BaseModel):
         return self
 
     def __str__(self) -> str:
-        return "unbounded" if self.epsilon is None else f"{self.norm} {self.epsilon:g}"
+        return "unbounded" if self.epsilon is None else f"{self.norm} {_in_words(self.epsilon)}"
+
+
+def _in_words(epsilon: float) -> str:
+    """An epsilon as the field writes it: 16/255 rather than 0.0627451, but 0.1 as it is."""
+    decimal, levels = f"{epsilon:g}", 255 * epsilon
+    is_whole = round(levels) > 0 and math.isclose(levels, round(levels), rel_tol=1e-6)
+    return f"{round(levels)}/255" if is_whole and len(decimal) > len("0.123") else decimal
 
 
 class Needs(BaseModel):

@@ -1,9 +1,11 @@
 """One cell: one method against one target on one dataset, run, checked and stored."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +17,7 @@ from advbench.bench.evaluate import Evaluation, evaluate
 from advbench.bench.request import FirstLook, Prepared, RunRequest, Workshop, prepare
 from advbench.bench.summary import phase, summarise
 from advbench.errors import AdvbenchError, BudgetSpent, StorageError
+from advbench.files import digest, home, scratch_folder
 from advbench.methods import Context, Perturber, TrainingImages
 from advbench.progress import Progress
 from advbench.results import CellRecord, Flag, Metrics, ResultStore, environment
@@ -154,7 +157,32 @@ def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Con
         work=work,
         identity=prepared.spec.key,
         train_classifier=train_classifier,
+        shared_work=partial(_shared_work, prepared),
     )
+
+
+@contextmanager
+def _shared_work(prepared: Prepared, part: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """A folder for what all fits of this target with this seed, on these images, have in common.
+
+    Of several processes that share a fit, the first holds the folder's lock, and the others wait until it does.
+    """
+    spec, fabric = prepared.spec, prepared.request.runtime.fabric
+    circumstances = {
+        "target": spec.target.fingerprint,
+        "fit": spec.dataset.fit_digest,
+        "seed": spec.seed,
+        "precision": spec.precision,
+        "processes": spec.processes,
+        "code": spec.code,
+    }
+    identity = digest({"part": dict(part), **circumstances})
+    folder = home() / "shared" / identity
+    with ExitStack() as held:
+        if fabric.is_global_zero:
+            held.enter_context(scratch_folder(folder, keep=True))
+        fabric.barrier()
+        yield folder, identity
 
 
 def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook) -> _Attempt:

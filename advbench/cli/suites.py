@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,12 @@ __all__ = ["FILE", "SCALE", "results_of", "suite"]
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 SCALE = click.option("--scale", metavar="NAME", help="One of the scales that the file defines.")
+ONLY = click.option(
+    "--only",
+    multiple=True,
+    metavar="AXIS=PATTERN",
+    help="Cells of that name alone, such as 'target=VGG16' or 'method=pgn*'; given several times, all have to fit.",
+)
 
 
 @main.group()
@@ -34,16 +41,17 @@ def suite() -> None:
 @suite.command("plan")
 @FILE
 @SCALE
+@ONLY
 @RESULTS
 @errors_in_one_line
 @garbage_kept()
-def plan_(file: Path, scale: str | None, results: str) -> None:
+def plan_(file: Path, scale: str | None, only: Sequence[str], results: str) -> None:
     """Show a suite's cells: what is stored, what is to run and how long it may take, what cannot run and why."""
     from advbench.results import ResultStore
     from advbench.suites import load_suite, plan
 
     loaded = load_suite(file, scale)
-    planned = plan(loaded, request_of, ResultStore(results))
+    planned = _chosen(plan(loaded, request_of, ResultStore(results)), only)
     screen = Screen()
     screen.show(_table(loaded, planned))
     screen.show(_summary(planned))
@@ -52,17 +60,18 @@ def plan_(file: Path, scale: str | None, results: str) -> None:
 @suite.command()
 @FILE
 @SCALE
+@ONLY
 @RESULTS
 @errors_in_one_line
 @garbage_kept()
-def status(file: Path, scale: str | None, results: str) -> None:
+def status(file: Path, scale: str | None, only: Sequence[str], results: str) -> None:
     """Show how far a suite is, and what failed."""
     from advbench.results import ResultStore
     from advbench.suites import Journal, load_suite, plan
 
     store = ResultStore(results)
     loaded = load_suite(file, scale)
-    planned = plan(loaded, request_of, store)
+    planned = _chosen(plan(loaded, request_of, store), only)
     failures = Journal.of(loaded, store).failures_of(planned)
     screen = Screen()
     for cell, reason in failures:
@@ -73,6 +82,7 @@ def status(file: Path, scale: str | None, results: str) -> None:
 @suite.command()
 @FILE
 @SCALE
+@ONLY
 @RESULTS
 @click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="local: processes side by side. One a processor.")
@@ -80,7 +90,7 @@ def status(file: Path, scale: str | None, results: str) -> None:
 @click.option("--cpus", type=click.IntRange(1), metavar="N", help="ray: processors for a cell. 1.")
 @click.option("--gpus", type=click.FloatRange(0), metavar="N", help="ray: accelerators for a cell. 1 where there are.")
 @errors_in_one_line
-def run(file: Path, scale: str | None, results: str, executor: str, **resources: Any) -> None:
+def run(file: Path, scale: str | None, only: Sequence[str], results: str, executor: str, **resources: Any) -> None:
     """Run what of a suite is not stored yet, and compare.
 
     Each cell is by itself: one that fails says why and holds up no other. Stopped or killed at any moment, the same
@@ -97,7 +107,7 @@ def run(file: Path, scale: str | None, results: str, executor: str, **resources:
     store = ResultStore(results)
     store.check_writable()
     loaded = load_suite(file, scale)
-    planned = plan(loaded, request_of, store)
+    planned = _chosen(plan(loaded, request_of, store), only)
     journal = Journal.of(loaded, store)
     screen = Screen()
     todo = {number: cell for number, cell in enumerate(planned) if cell.state is State.TO_RUN}
@@ -107,7 +117,7 @@ def run(file: Path, scale: str | None, results: str, executor: str, **resources:
             for done in execute(requests, watch.tell):
                 journal.add(todo[done.cell], done)
                 watch.end(done)
-        planned = plan(loaded, request_of, store)
+        planned = _chosen(plan(loaded, request_of, store), only)
     for cell, reason in journal.failures_of(planned):
         screen.say(f"{cell.cell}: {reason}")
     for cell in planned:
@@ -119,6 +129,27 @@ def run(file: Path, scale: str | None, results: str, executor: str, **resources:
     screen.show(_summary(planned))
     if any(cell.state in (State.TO_RUN, State.INVALID) for cell in planned):
         click.get_current_context().exit(1)
+
+
+def _chosen(planned: "Sequence[PlannedCell]", only: Sequence[str]) -> "Sequence[PlannedCell]":
+    """Keep the cells that fit every pattern.
+
+    Raises:
+        InvalidConfig: A pattern names no axis of the suite, or none of its cells fits.
+    """
+    for word in only:
+        axis, equals, pattern = word.partition("=")
+        axes = list(planned[0].cell.names) if planned else []
+        if not equals or axis not in axes:
+            raise InvalidConfig(
+                f"--only takes AXIS=PATTERN, and this suite has the axes {', '.join(axes)}; got '{word}'"
+            )
+        fitting = [cell for cell in planned if fnmatchcase(str(cell.cell.names[axis]), pattern)]
+        if not fitting:
+            there = ", ".join(dict.fromkeys(str(cell.cell.names[axis]) for cell in planned))
+            raise InvalidConfig(f"--only '{word}' fits no cell: of what is left, {axis} is one of {there}")
+        planned = fitting
+    return planned
 
 
 def results_of(planned: "Sequence[PlannedCell]") -> "tuple[list[CellRecord], dict[str, str]]":

@@ -5,8 +5,9 @@ nothing to learn derives from ``ImageMethod`` and writes ``perturb`` alone.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -73,6 +74,8 @@ class Context:
         work: A folder for checkpoints that outlives a kill; None where a fit is not to be resumed.
         identity: What is being fitted, as a digest, so that no other fit's checkpoint is resumed.
         train_classifier: Trains a classifier on the attacker's own images, or takes it from the cache.
+        shared_work: From what a part of a fit hangs on beside target, images and seed, to a folder that other fits of
+            the same part have as well, one at a time, and the part's digest.
     """
 
     goal: Goal
@@ -85,6 +88,7 @@ class Context:
     work: Path | None = None
     identity: str = ""
     train_classifier: Callable[[ClassifierSpec], Classifier] | None = None
+    shared_work: Callable[[Mapping[str, Any]], AbstractContextManager[tuple[Path, str]]] | None = None
 
     def surrogate(self, spec: ClassifierSpec) -> Classifier:
         """Train a classifier on the attacker's own images, or take it from the cache.
@@ -95,6 +99,21 @@ class Context:
         if self.train_classifier is None:
             raise InvalidConfig("a surrogate needs images to be trained on: run through the harness")
         return self.train_classifier(spec)
+
+    @contextmanager
+    def shared(self, part: Mapping[str, Any]) -> Iterator[Self]:
+        """The circumstances for a part that several fits have in common, so that its epochs are gone through once.
+
+        Its checkpoint outlives the fit; a fit that finds it takes over what was asked, and counts it as its own.
+
+        Args:
+            part: What it hangs on beside target, images and seed; anything that JSON can hold.
+        """
+        if self.shared_work is None:
+            yield self
+            return
+        with self.shared_work(part) as (folder, identity):
+            yield replace(self, work=folder, identity=identity)
 
 
 class Perturber(Protocol):

@@ -106,8 +106,8 @@ class Epochs(ABC):
             return sums
         return cast(Tensor, self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum")).cpu()
 
-    def _optimizer(self, parameters: Iterable[nn.Parameter]) -> Any:
-        return self.fabric.setup_optimizers(torch.optim.Adam(parameters, fused=True))
+    def _optimizer(self, parameters: Iterable[nn.Parameter], betas: tuple[float, float] = (0.9, 0.999)) -> Any:
+        return self.fabric.setup_optimizers(torch.optim.Adam(parameters, betas=betas, fused=True))
 
     def _update(self, optimizer: Any, loss: Tensor, parameters: list[nn.Parameter]) -> None:
         optimizer.zero_grad(set_to_none=True)

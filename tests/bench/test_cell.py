@@ -57,6 +57,26 @@ def test_a_surrogate_sees_the_attackers_images_and_no_more() -> None:
     assert len(fingerprints) == 2
 
 
+def test_what_fits_share_is_of_one_target_its_images_and_a_seed(home: Path) -> None:
+    def place(part: str = "warm-up", **changes: Any) -> tuple[Path, str]:
+        with context_of(prepare(request(**changes), SILENT), SILENT, None).shared({"part": part}) as shared:
+            assert shared.work is not None
+            assert shared.work.is_dir()
+        assert shared.work.is_dir(), "it did not outlive the fit"
+        return shared.work, shared.identity
+
+    first = place()
+    assert first[0].is_relative_to(home)
+    assert place(goal=Goal.ENHANCE, budget=Budget(), options={"backbone": "scratch", "epochs": 3}) == first
+    others = [
+        place("another part"),
+        place(seed=1),
+        place(dataset=DatasetSpec(fit_images=60)),
+        place(target=ClassifierSpec(architecture="resnet18", training=Training(epochs=1, images=70))),
+    ]
+    assert len({first, *others}) == 5
+
+
 @pytest.mark.parametrize("via", [None, "squeezenet1_1"])
 def test_goals_and_norms_that_a_method_does_not_serve_are_incompatible(via: str | None) -> None:
     surrogate = (ClassifierSpec(architecture=via, training=QUICK),) if via else ()

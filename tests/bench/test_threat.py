@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from advbench.errors import UnknownName
-from advbench.threat import THREATS, Needs, parse_epsilon, threat_model
-from advbench.types import Capability
+from advbench.threat import THREATS, Budget, Needs, parse_epsilon, threat_model
+from advbench.types import Capability, Norm
 
 
 def test_a_threat_model_is_written_alike_by_every_process() -> None:
@@ -58,3 +58,23 @@ def test_unknown_threat_models_are_refused() -> None:
 @pytest.mark.parametrize(("text", "value"), [("0.3", 0.3), ("8/255", 8 / 255), ("1e-2", 0.01), ("0", 0.0)])
 def test_epsilons_are_read(text: str, value: float) -> None:
     assert parse_epsilon(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (Budget(), "unbounded"),
+        (Budget(epsilon=16 / 255), "linf 16/255"),
+        (Budget(epsilon=parse_epsilon("8/255")), "linf 8/255"),
+        (Budget(epsilon=0.031), "linf 0.031"),
+        (Budget(epsilon=0.3), "linf 0.3"),
+        (Budget(epsilon=0.2), "linf 0.2"),  # 51/255, and shorter
+        (Budget(epsilon=1.0), "linf 1"),
+        (Budget(epsilon=0.0), "linf 0"),
+        (Budget(epsilon=0.5 / 255), "linf 0.00196078"),
+        (Budget(norm=Norm.L2, epsilon=128 / 255), "l2 128/255"),
+        (Budget(norm=Norm.L2, epsilon=3.0), "l2 3"),
+    ],
+)
+def test_a_budget_is_written_as_the_field_writes_it(budget: Budget, words: str) -> None:
+    assert str(budget) == words

@@ -1,10 +1,11 @@
 """PGN: the networks are the paper's, a step is Algorithm 1, and a killed fit ends in the same numbers."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from advbench.bench import build_method
 from advbench.checkpoint import Checkpoint
 from advbench.datasets import Dataset
 from advbench.errors import FitDiverged, InvalidConfig
+from advbench.files import digest
 from advbench.methods import Context, Setting, TrainingImages
 from advbench.methods.pgn import (
     DECODER_CHANNELS,
@@ -26,9 +28,12 @@ from advbench.methods.pgn import (
     Fit,
     Generator,
     LeastSquares,
+    Lesson,
     Logistic,
     WarmUp,
+    Wasserstein,
     goal_met,
+    gradient_penalty,
 )
 from advbench.methods.pgn.networks import encoder_of
 from advbench.methods.pgn.warm_up import altered
@@ -177,7 +182,20 @@ class TestObjectives:
         assert torch.allclose(Logistic().discriminator(self.LOGITS, self.G), expected)
         assert torch.allclose(Logistic().generator(self.LOGITS), -0.5 * judged.log().mean())
 
-    @pytest.mark.parametrize("name", OBJECTIVES)
+    def test_wgan_gp_is_algorithm_1(self) -> None:
+        """Gulrajani et al. 2017, line 7 without the penalty, and line 12."""
+        expected = self.LOGITS[1] - (self.LOGITS[0] + self.LOGITS[2]) / 2
+        assert torch.allclose(Wasserstein().discriminator(self.LOGITS, self.G), expected)
+        assert torch.allclose(Wasserstein().generator(self.LOGITS), -self.LOGITS.mean())
+        assert (Wasserstein.penalty, Wasserstein.betas) == (10, (0, 0.9))
+
+    @pytest.mark.parametrize("value", [0.0, 1.0])
+    def test_wgan_gp_has_no_distance_where_all_verdicts_are_one(self, value: float) -> None:
+        """What is left falls on one side alone, and is finite."""
+        loss = Wasserstein().discriminator(self.LOGITS, torch.full((3,), value))
+        assert torch.allclose(loss, self.LOGITS.mean() * (1 - 2 * value))
+
+    @pytest.mark.parametrize("name", ["least-squares", "logistic"])
     def test_an_optimal_discriminator_is_the_share_of_met_goals(self, name: str) -> None:
         """Propositions 1 and 3: for samples it cannot tell apart, the best D is p(g = 1)."""
         g = (torch.arange(1000) < 300).float()
@@ -193,6 +211,36 @@ class TestObjectives:
             logit = torch.tensor([-8.0], requires_grad=True)
             gradients[name] = torch.autograd.grad(objective.generator(logit), logit)[0].abs().item()
         assert gradients["least-squares"] < 1e-3 < 0.4 < gradients["logistic"]
+
+
+class TestGradientPenalty:
+    """A critic that is linear has one gradient everywhere; a quadratic one tells where it was asked."""
+
+    @pytest.mark.parametrize("g", [(1, 0, 1, 0), (1, 1, 1, 1), (0, 0, 0, 0)])
+    def test_of_a_linear_critic_it_is_the_distance_of_its_weights_from_unit_length(self, g: tuple[int, ...]) -> None:
+        judge = Discriminator(classifier(), classes=0, goal=Goal.DEGRADE, trained="head")
+        lesson = Lesson(torch.rand(4, 512), torch.zeros(4, dtype=torch.long), torch.zeros(4, dtype=torch.long))
+        expected = (judge.head.weight.norm() - 1).square()
+        assert torch.allclose(gradient_penalty(judge, lesson, torch.tensor(g).float()), expected, atol=1e-6)
+
+    def test_it_is_asked_for_between_the_two_kinds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All that met the goal lie at 0, all others at 4: the points between lie on the way, and not at its ends."""
+        judge = Discriminator(classifier(), classes=0, goal=Goal.DEGRADE, trained="all")
+        seen: list[torch.Tensor] = []
+
+        def features(images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.detach())
+            return images.flatten(1)[:, :512]
+
+        monkeypatch.setattr(judge, "features", features)
+        g = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+        images = (4 * (1 - g))[:, None, None, None].expand(6, 3, 32, 32)
+        labels = torch.zeros(6, dtype=torch.long)
+        penalty = gradient_penalty(judge, Lesson(images, labels, labels), g)
+        (between,) = seen
+        assert ((between > 0) & (between < 4)).all()
+        assert torch.allclose(between, between[:, :1, :1, :1].expand_as(between)), "a sample has one share"
+        assert torch.autograd.grad(penalty, judge.head.weight)[0].abs().sum() > 0, "the critic cannot learn from it"
 
 
 class Setup:
@@ -240,22 +288,28 @@ class TestStep:
         rows = torch.arange(16)
         images, labels = setup.train.fit.images(rows), setup.train.fit.labels[rows]
         fit.generator.train()
+        torch.manual_seed(1)  # for the points where the gradient penalty is asked for
         figures = fit.step(images, labels, rows)
 
         g_network.train()
         learnt = [parameter for parameter in d_network.parameters() if parameter.requires_grad]
         g_rate, d_rate = method.learning_rate or 0, method.discriminator_learning_rate or 0
-        g_optimizer = torch.optim.Adam(g_network.parameters(), lr=g_rate)
-        d_optimizer = torch.optim.Adam(learnt, lr=d_rate)
         losses = OBJECTIVES[objective]
+        g_optimizer = torch.optim.Adam(g_network.parameters(), lr=g_rate, betas=losses.betas)
+        d_optimizer = torch.optim.Adam(learnt, lr=d_rate, betas=losses.betas)
         m = g_network(images)  # lines 5 to 10
         j = (images + m).clamp(0, 1)
         r = target.labels(j)
-        discriminator_loss = losses.discriminator(d_network(j.detach(), labels), goal_met(r, labels, Goal.DEGRADE))
+        g = goal_met(r, labels, Goal.DEGRADE)
+        discriminator_loss = losses.discriminator(d_network(j.detach(), labels), g)
+        if losses.penalty:
+            torch.manual_seed(1)
+            seen = d_network.features(j).detach() if trained == "head" else j.detach()
+            discriminator_loss = discriminator_loss + 10 * gradient_penalty(d_network, Lesson(seen, labels, r), g)
         discriminator_loss.backward()
         d_optimizer.step()
         # Adam's first step is the rate times the gradient's sign, which rounding decides where it is near zero; so
-        # the optimizers' states are compared, which hold a tenth of the gradients, the steps by their size, and the
+        # the optimizers' states are compared, which hold a share of the gradients, the steps by their size, and the
         # generator is judged by the very discriminator that the fit had then.
         for own, other in zip(fit.judged, learnt, strict=True):
             assert (own - other).abs().max() < 2.01 * d_rate
@@ -325,6 +379,60 @@ class TestWarmUp:
         assert setup.ledger.queries[96:].tolist() == [1] * 30
         assert setup.ledger.gradients.sum() == 0
         assert any("2 warm-up epochs" in note for note in fitted.notes())
+
+    def test_fits_of_one_target_share_it(
+        self, digits: Dataset, target: ModuleTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A fit that finds it asks the target nothing anew, counts it all the same, and ends in the same numbers."""
+        setup = Setup(digits, target, epochs=1, **self.OPTIONS)
+        alone = setup.fit()
+        counted = setup.ledger.queries
+        parts: list[Mapping[str, Any]] = []
+
+        @contextmanager
+        def shared_work(part: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+            parts.append(part)
+            folder = tmp_path / digest(dict(part))
+            folder.mkdir(exist_ok=True)
+            yield folder, digest(dict(part))
+
+        setup.context = replace(setup.context, shared_work=shared_work)
+        answer, asked = ModuleTarget.scores, [0, 0]
+        for turn in range(2):
+
+            def counting(self: ModuleTarget, images: torch.Tensor, turn: int = turn, **options: Any) -> torch.Tensor:
+                asked[turn] += len(images)
+                return answer(self, images, **options)
+
+            monkeypatch.setattr(ModuleTarget, "scores", counting)
+            shared = setup.fit()
+            assert shared.history() == alone.history()
+            assert shared.notes() == alone.notes()
+            assert all(torch.equal(value, shared.state()[name]) for name, value in alone.state().items())
+            assert torch.equal(setup.ledger.queries, counted)
+        assert asked[0] - asked[1] == 2 * 96, "the second fit warmed up anew"
+        assert parts[0] == parts[1]
+
+    @pytest.mark.parametrize(
+        ("option", "differs"),
+        [({"warm_up_epochs": 1}, True), ({"warm_up_learning_rate": 1e-4}, True), ({"batch_size": 16}, True),
+         ({"discriminator_learns": "verdict"}, True), ({"epochs": 2}, False), ({"learning_rate": 0.1}, False)],
+    )  # fmt: skip
+    def test_only_what_it_hangs_on_tells_warm_ups_apart(
+        self, option: dict[str, Any], differs: bool, digits: Dataset, target: ModuleTarget
+    ) -> None:
+        parts = []
+
+        def shared_work(part: Mapping[str, Any]) -> NoReturn:
+            parts.append(digest(dict(part)))
+            raise KeyboardInterrupt
+
+        for options in ({}, option):
+            setup = Setup(digits, target, **{"epochs": 1, **self.OPTIONS, **options})
+            setup.context = replace(setup.context, shared_work=shared_work)
+            with pytest.raises(KeyboardInterrupt):
+                setup.fit()
+        assert (parts[0] != parts[1]) is differs
 
     def test_a_discriminator_that_is_left_alone_stays_as_the_warm_up_made_it(
         self, digits: Dataset, target: ModuleTarget
@@ -445,8 +553,18 @@ class TestResolution:
         assert self.resolved("pgn-50", Goal.DEGRADE, 224).encoder == "resnet50"
         assert self.resolved("pgn-101", Goal.DEGRADE, 224).encoder == "resnet101"
         paper = self.resolved("pgn-b", Goal.DEGRADE, 224)
-        assert (paper.discriminator, paper.decoder_width, paper.backbone) == ("resnet101", 1.0, "imagenet")
+        assert (paper.discriminator, paper.decoder_width, paper.backbone) == ("resnet18", 1.0, "imagenet")
+        assert (paper.discriminator_backbone, paper.discriminator_learns, paper.warm_up_epochs) == (
+            "scratch",
+            "answer",
+            6,
+        )
+        theirs = self.resolved("pgn-b", Goal.DEGRADE, 224, discriminator_backbone="imagenet")
+        assert (theirs.discriminator, theirs.discriminator_backbone) == ("resnet101", "imagenet")
+        known = self.resolved("pgn-50", Goal.DEGRADE, 224)
+        assert (known.discriminator, known.discriminator_backbone) == ("target", "imagenet")
         assert paper.gamma == 3
+        assert paper.generator_size == 224
         assert self.resolved("pgn-50", Goal.ENHANCE, 224).gamma == 1e-4
 
     def test_an_unknown_structure_is_never_the_targets_own(self) -> None:
@@ -462,6 +580,17 @@ class TestResolution:
         with pytest.raises(InvalidConfig, match="needs a unit for each class"):
             self.resolved("pgn-b", Goal.DEGRADE, 96, discriminator_learns="answer", label_aware=False)
 
+    def test_a_critic_parts_verdicts(self) -> None:
+        critic = self.resolved("pgn-b", Goal.DEGRADE, 224, objective="wgan-gp")
+        assert (critic.discriminator_steps, critic.discriminator_learns, critic.warm_up_epochs) == (5, "verdict", 0)
+        assert (
+            self.resolved("pgn-b", Goal.DEGRADE, 32, objective="wgan-gp", discriminator_steps=2).discriminator_steps
+            == 2
+        )
+        for option in ({"discriminator_learns": "answer"}, {"warm_up_epochs": 3}):
+            with pytest.raises(InvalidConfig, match="parts verdicts and foretells nothing"):
+                self.resolved("pgn-b", Goal.DEGRADE, 224, objective="wgan-gp", **option)
+
     def test_weights_that_would_not_be_used_are_refused(self) -> None:
         with pytest.raises(InvalidConfig, match="shares the target's weights"):
             self.resolved("pgn-50", Goal.ENHANCE, 32, discriminator_weights="some.safetensors")
@@ -475,7 +604,8 @@ class TestResolution:
             for goal in Goal:
                 for size in (32, 96, 224):
                     left = {name for name, value in self.resolved(attack, goal, size) if value is None}
-                    assert left <= {"encoder_weights", "discriminator_weights", "generator_size", "patience"}
+                    no_larger = {"generator_size"} if size == 32 else set()
+                    assert left <= {"encoder_weights", "discriminator_weights", "patience"} | no_larger
 
     def test_what_each_case_of_the_discriminator_needs(self) -> None:
         def needs(attack: str, goal: Goal) -> frozenset[Capability]:

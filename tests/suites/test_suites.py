@@ -117,6 +117,33 @@ class TestPlan:
         assert before == (sorted((home / "classifiers").glob("*")) if (home / "classifiers").is_dir() else [])
 
 
+def test_a_part_of_a_suite(suite: Path, factories: str, tmp_path: Path) -> None:
+    """What fits all patterns is run, and of what is stored by that, the whole suite runs nothing again."""
+    results = tmp_path / "results"
+    part = ("--only", "method=n*", "--only", "seed=1", "--results", results)
+    assert "1 cells: 1 to run" in command("suite", "plan", suite, *part).output
+    ran = command("suite", "run", suite, *part, "--workers", 1)
+    assert ran.exit_code == 0, ran.output
+    assert "1 cells: 1 stored" in ran.output
+    assert "1 cells: 1 stored" in command("suite", "status", suite, *part).output
+    assert len(ResultStore(results).keys()) == 1
+    assert "1 stored" in command("suite", "plan", suite, "--results", results).output
+
+
+@pytest.mark.parametrize(
+    ("only", "words"),
+    [
+        ("method", "takes AXIS=PATTERN, and this suite has the axes target"),
+        ("methods=noise", "got 'methods=noise'"),
+        ("method=nosie", "fits no cell: of what is left, method is one of noise, signs"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(suite: Path, only: str, words: str) -> None:
+    answer = command("suite", "plan", suite, "--only", only)
+    assert answer.exit_code == 2
+    assert words in " ".join(answer.output.split())
+
+
 def test_run_again_and_it_is_answered_from_the_store(suite: Path, factories: str, tmp_path: Path) -> None:
     results = tmp_path / "results"
     first = command("suite", "run", suite, "--results", results, "--workers", 1)

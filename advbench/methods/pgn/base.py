@@ -37,6 +37,9 @@ Backbone: TypeAlias = Literal["imagenet", "surrogate", "scratch"]
 SMALL_BELOW = 64
 """Images with shorter sides get the small profile."""
 
+PAPER_SIZE = 224
+"""Height and width of the paper's images."""
+
 
 class GeneratorMethod(Method):
     """A method that trains PGN's generator. Where a field is None, ``resolve`` fills it in, and the record shows it.
@@ -54,7 +57,7 @@ class GeneratorMethod(Method):
         backbone_normalisation: What local checkpoints expect: ``none``, ``imagenet`` or ``half``.
         decoder_width: Scales the decoder's channels. None: 1, or 1/4 in the small profile.
         generator_size: The side, in pixels, to which the generator scales smaller images for itself; M comes back in
-            the image's own size. None: as they are. The paper's images all have 224.
+            the image's own size. None: 224, to which the paper scales all images, or as they are in the small profile.
         train_generator: ``all`` of it, or the ``decoder`` alone around a frozen encoder: half of a step's work or less.
             The weights of an encoder that is a surrogate stay fixed either way; under ``all`` its batch norms adapt.
         strength: PGN's lambda, a factor on M; on the command line ``--lambda``.
@@ -97,6 +100,7 @@ class GeneratorMethod(Method):
             "encoder": "resnet18" if small else "resnet50",
             "backbone": "surrogate" if small else "imagenet",
             "decoder_width": 0.25 if small else 1.0,
+            "generator_size": None if small else PAPER_SIZE,
             "valid_pixels": setting.budget.epsilon is not None,
         }
         given = {name: value for name, value in self if value is not None}

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advbench.methods.geometry import lengths
 from advbench.methods.pgn.networks import Discriminator
 from advbench.methods.pgn.objectives import Objective, goal_met
 from advbench.methods.pgn.trainer import Schedule
 from advbench.tensors import Labels
+from advbench.types import Norm
 
-__all__ = ["Lesson", "Recipe", "discriminator_loss", "features_of", "foretold"]
+__all__ = ["Lesson", "Recipe", "discriminator_loss", "features_of", "foretold", "gradient_penalty"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,25 @@ def discriminator_loss(discriminator: Discriminator, features: Tensor, lesson: L
     if recipe.discriminator_learns == "answer":
         return F.cross_entropy(discriminator.scores(features).float(), lesson.answers)
     g = goal_met(lesson.answers, lesson.labels, discriminator.goal)
-    return recipe.objective.discriminator(discriminator.judge(features, lesson.labels).float(), g)
+    loss = recipe.objective.discriminator(discriminator.judge(features, lesson.labels).float(), g)
+    if not recipe.objective.penalty:
+        return loss
+    return loss + recipe.objective.penalty * gradient_penalty(discriminator, lesson, g)
+
+
+def gradient_penalty(discriminator: Discriminator, lesson: Lesson, g: Tensor) -> Tensor:
+    """Mean of (||gradient of D|| - 1)^2, WGAN-GP's, at random points between what met the goal and what did not.
+
+    Each sample is paired with one of the other kind, or, where all are of one kind, with any. A label-aware judge is
+    told the sample's own label. Under a frozen body the points lie between features, and so does the gradient.
+    """
+    other = torch.multinomial((g[:, None] != g) + torch.finfo(torch.float32).tiny, 1)[:, 0]
+    share = torch.rand(len(g), *[1] * (lesson.seen.ndim - 1)).to(lesson.seen.device)
+    between = torch.lerp(lesson.seen[other], lesson.seen, share).detach().requires_grad_()
+    features = between if discriminator.is_body_frozen else discriminator.features(between)
+    judged = discriminator.judge(features, lesson.labels)
+    (gradient,) = torch.autograd.grad(judged.sum(), between, create_graph=True)
+    return (lengths(gradient.float(), Norm.L2) - 1).square().mean()
 
 
 def foretold(discriminator: Discriminator, features: Tensor, lesson: Lesson, recipe: Recipe) -> Tensor:

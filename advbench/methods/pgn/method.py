@@ -9,9 +9,10 @@ from torch import nn
 
 from advbench.access import Access
 from advbench.errors import InvalidConfig
+from advbench.files import digest_state
 from advbench.methods.base import Context, Perturber, Setting, TrainingImages
 from advbench.methods.pgn.base import Backbone, GeneratorMethod, filled
-from advbench.methods.pgn.defaults import DEGRADE, DEGRADE_UNBOUNDED, ENHANCE, ENHANCE_SHARED
+from advbench.methods.pgn.defaults import CRITIC, DEGRADE, DEGRADE_UNBOUNDED, ENHANCE, ENHANCE_SHARED, PHOTOGRAPHS
 from advbench.methods.pgn.lessons import Recipe
 from advbench.methods.pgn.networks import Discriminator
 from advbench.methods.pgn.objectives import OBJECTIVES
@@ -47,19 +48,24 @@ class PGN(GeneratorMethod):
     Args:
         variant: The paper's Proposed-50, -101 or -B; the attack's name sets it.
         discriminator: Architecture of the discriminator's backbone, or ``target`` for the target's own. None: the
-            variant's; for ``b`` ResNet-101, or ResNet-18 in the small profile, but never the target's own architecture.
+            variant's; for ``b`` ResNet-18, or ResNet-101 where it starts from ImageNet weights, but never the
+            target's own architecture.
         discriminator_weights: A local checkpoint that the discriminator's backbone starts from, or its surrogate.
-        objective: ``least-squares`` (section 3.2) or ``logistic`` (appendix A.2).
+        objective: ``least-squares`` (section 3.2), ``logistic`` (appendix A.2) or ``wgan-gp``, which the paper has not:
+            its five critic steps a step of the generator are on the same images, so that they cost no more queries.
         gamma: Weight of the L1 regulariser. None: 0 under a budget; else the paper's, 3 to degrade, 0.0001 to enhance.
         discriminator_learning_rate: Adam's, for the discriminator.
-        discriminator_backbone: First weights of the discriminator's backbone, as ``backbone``. None: those of that.
+        discriminator_backbone: First weights of the discriminator's backbone, as ``backbone``. None: those of that,
+            but ``scratch`` in the paper profile for one that has not the target's structure: it learns by asking.
         train_discriminator: ``head``, its new last layer alone, or ``all`` of it.
         label_aware: Whether the discriminator is told an image's true class; no in the paper. Its last layer then has a
             unit for each class, and starts from that of a backbone that knows these classes.
         discriminator_learns: The ``verdict`` g, as in the paper, or the ``answer``: the class that the target gave, of
-            which the verdict is one bit. For a label-aware discriminator alone.
+            which the verdict is one bit. For a label-aware discriminator alone. None: ``answer`` in the paper profile,
+            unless the discriminator shares the target's weights.
         warm_up_epochs: For how many epochs the discriminator alone learns from the target's answers to altered fit
-            images before the game begins; 0 in the paper.
+            images before the game begins; 0 in the paper. None: 6 where it learns answers by default. Fits of one
+            target that would warm up alike share it, and each counts its queries.
         warm_up_learning_rate: Adam's then, falling to zero along a cosine.
         discriminator_steps: Updates of the discriminator for each of the generator; 1 in the paper. 0 leaves it as the
             warm-up made it.
@@ -70,14 +76,14 @@ class PGN(GeneratorMethod):
     variant: Literal["50", "101", "b"] = "b"
     discriminator: str | None = None
     discriminator_weights: Path | None = None
-    objective: Literal["least-squares", "logistic"] | None = None
+    objective: Literal["least-squares", "logistic", "wgan-gp"] | None = None
     gamma: float | None = Field(default=None, ge=0)
     discriminator_learning_rate: float | None = Field(default=None, gt=0)
     discriminator_backbone: Backbone | None = None
     train_discriminator: Literal["head", "all"] | None = None
     label_aware: bool | None = None
-    discriminator_learns: Literal["verdict", "answer"] = "verdict"
-    warm_up_epochs: int = Field(default=0, ge=0)
+    discriminator_learns: Literal["verdict", "answer"] | None = None
+    warm_up_epochs: int | None = Field(default=None, ge=0)
     warm_up_learning_rate: float = Field(default=1e-3, gt=0)
     discriminator_steps: int | None = Field(default=None, ge=0)
     replay: int | None = Field(default=None, ge=0)
@@ -88,21 +94,44 @@ class PGN(GeneratorMethod):
             raise InvalidConfig("--discriminator target shares the target's weights: leave out --discriminator-weights")
         resolved = super().resolve(setting)
         if resolved.discriminator_learns == "answer" and not resolved.label_aware:
-            raise InvalidConfig("--discriminator-learns answer needs a unit for each class: leave out --no-label-aware")
-        return resolved.model_copy(update={"discriminator_backbone": self.discriminator_backbone or resolved.backbone})
+            raise InvalidConfig(
+                "--discriminator-learns answer needs a unit for each class: leave out --no-label-aware, "
+                "or choose verdict"
+            )
+        if resolved.objective == "wgan-gp" and (resolved.discriminator_learns == "answer" or resolved.warm_up_epochs):
+            raise InvalidConfig(
+                "--objective wgan-gp has a critic, which parts verdicts and foretells nothing: leave out "
+                "--discriminator-learns answer and --warm-up-epochs"
+            )
+        return resolved.model_copy(
+            update={"discriminator_backbone": resolved.discriminator_backbone or resolved.backbone}
+        )
 
     def _defaults(self, setting: Setting, *, small: bool) -> dict[str, Any]:
-        degrade, like_the_target = setting.goal is Goal.DEGRADE, self._judges_like_the_target
-        architecture = setting.target_architecture
+        degrade, bounded = setting.goal is Goal.DEGRADE, setting.budget.epsilon is not None
         chosen: dict[str, Any] = {
-            "discriminator": "target" if like_the_target else _other_than(architecture, small=small),
-            "gamma": 0.0 if setting.budget.epsilon is not None else 3.0 if degrade else 1e-4,
+            "discriminator": "target",
+            "discriminator_learns": "verdict",
+            "warm_up_epochs": 0,
+            "gamma": 0.0 if bounded else 3.0 if degrade else 1e-4,
         }
         if self.variant == "101" and not small:
             chosen["encoder"] = "resnet101"
-        if degrade:
-            return chosen | dict(DEGRADE_UNBOUNDED if setting.budget.epsilon is None else DEGRADE)
-        return chosen | dict(ENHANCE_SHARED if like_the_target else ENHANCE)
+        if not self._judges_like_the_target:
+            backbone = self.discriminator_backbone or (None if small else "scratch")
+            chosen["discriminator_backbone"] = backbone
+            chosen["discriminator"] = _other_than(setting.target_architecture, deep=not small and backbone != "scratch")
+        critic = CRITIC if self.objective == "wgan-gp" else {}
+        return {**chosen, **self._recipe(setting, small=small), **critic}
+
+    def _recipe(self, setting: Setting, *, small: bool) -> Mapping[str, Any]:
+        if self._judges_like_the_target and setting.goal is Goal.ENHANCE:
+            return ENHANCE_SHARED
+        if not small:
+            return PHOTOGRAPHS
+        if setting.goal is Goal.ENHANCE:
+            return ENHANCE
+        return DEGRADE_UNBOUNDED if setting.budget.epsilon is None else DEGRADE
 
     @property
     def _judges_like_the_target(self) -> bool:
@@ -132,21 +161,44 @@ class PGN(GeneratorMethod):
                 trained=filled(self.train_discriminator),
             )
         recipe = self.recipe()
-        warm_up = WarmUp(discriminator, recipe, self.warm_up_epochs, self.warm_up_learning_rate, access, train, context)
-        if self.warm_up_epochs:
-            warm_up.run()
+        warmth = self._warm_up(discriminator, recipe, access, train, context) if self.warm_up_epochs else []
         fit = Fit(generator, discriminator, recipe, access, train, context)
         fit.run()
-        remarks = [self._summary(), *self._origin(), *_warmth(warm_up.history), *_saturation(fit.history)]
-        return self._fitted(fit, remarks)
+        return self._fitted(fit, [self._summary(), *self._origin(), *warmth, *_saturation(fit.history)])
+
+    def _warm_up(
+        self, discriminator: Discriminator, recipe: Recipe, access: Access, train: TrainingImages, context: Context
+    ) -> list[str]:
+        """Warm the discriminator up, once for all fits that would do it alike, and say how well it went."""
+        part = {
+            "discriminator": repr(discriminator),
+            "start": digest_state(discriminator.state_dict()),
+            "learns": self.discriminator_learns,
+            "verdict": [self.objective, context.goal] if self.discriminator_learns == "verdict" else None,
+            "trained": self.train_discriminator,
+            "epochs": self.warm_up_epochs,
+            "rate": self.warm_up_learning_rate,
+            "batch_size": self.batch_size,
+        }
+        epochs, rate = filled(self.warm_up_epochs), self.warm_up_learning_rate
+        with context.shared(part) as shared:
+            warm_up = WarmUp(discriminator, recipe, epochs, rate, access, train, shared)
+            warm_up.run()
+        last = warm_up.history[-1]["agreement"]
+        return [
+            f"in the last of {epochs} warm-up epochs the discriminator foretold {last:.1%} "
+            "of what the target said of altered fit images"
+        ]
 
     def recipe(self) -> Recipe:
         """How the two networks are trained, once ``resolve`` has filled everything in."""
+        objective = OBJECTIVES[filled(self.objective)]
         return Recipe(
             **self._schedule(),
-            objective=OBJECTIVES[filled(self.objective)],
+            betas=objective.betas,
+            objective=objective,
             gamma=filled(self.gamma),
-            discriminator_learns=self.discriminator_learns,
+            discriminator_learns=filled(self.discriminator_learns),
             discriminator_steps=filled(self.discriminator_steps),
             replay=filled(self.replay),
             discriminator_learning_rate=filled(self.discriminator_learning_rate),
@@ -176,20 +228,10 @@ class PGN(GeneratorMethod):
         )
 
 
-def _other_than(architecture: str, *, small: bool) -> str:
+def _other_than(architecture: str, *, deep: bool) -> str:
     """The discriminator's architecture for a target of unknown structure: never the target's own."""
-    candidates = ("resnet18", "resnet34") if small else ("resnet101", "resnet50")
+    candidates = ("resnet101", "resnet50") if deep else ("resnet18", "resnet34")
     return next(candidate for candidate in candidates if candidate != architecture)
-
-
-def _warmth(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """How well the discriminator had come to know the target before the game."""
-    if not history:
-        return []
-    return [
-        f"in the last of {len(history)} warm-up epochs the discriminator foretold {history[-1]['agreement']:.1%} "
-        "of what the target said of altered fit images"
-    ]
 
 
 def _saturation(history: Sequence[Mapping[str, float]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The minimax objectives: what the discriminator and the generator minimise, given the logit of D(J)."""
+"""The minimax objectives: what discriminator and generator minimise, given D's last unit before its sigmoid."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advbench.types import Goal
 
-__all__ = ["OBJECTIVES", "LeastSquares", "Logistic", "Objective", "goal_met"]
+__all__ = ["OBJECTIVES", "LeastSquares", "Logistic", "Objective", "Wasserstein", "goal_met"]
 
 
 def goal_met(predicted: Tensor, labels: Tensor, goal: Goal) -> Tensor:
@@ -18,7 +18,15 @@ def goal_met(predicted: Tensor, labels: Tensor, goal: Goal) -> Tensor:
 
 
 class Objective(Protocol):
-    """A pair of losses; each is a mean over the batch where the paper's formulas are sums."""
+    """A pair of losses; each is a mean over the batch where the paper's formulas are sums.
+
+    Args:
+        penalty: Weight of the gradient penalty that D's loss is given beside it; 0 has none.
+        betas: Adam's decay rates for both networks.
+    """
+
+    penalty: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
 
     def discriminator(self, logits: Tensor, g: Tensor) -> Tensor:
         """L_d."""
@@ -27,7 +35,7 @@ class Objective(Protocol):
         """L_g, without the regulariser."""
 
 
-class LeastSquares:
+class LeastSquares(Objective):
     """Equations 7 and 8, after LSGAN. The generator's gradient, (D - 1) D (1 - D), vanishes where D is near 0."""
 
     def discriminator(self, logits: Tensor, g: Tensor) -> Tensor:
@@ -40,7 +48,7 @@ class LeastSquares:
         return 0.5 * (torch.sigmoid(logits) - 1).square().mean()
 
 
-class Logistic:
+class Logistic(Objective):
     """Equations 25 and 26: the cross-entropy. The generator's gradient stays where D is near 0."""
 
     def discriminator(self, logits: Tensor, g: Tensor) -> Tensor:
@@ -52,4 +60,28 @@ class Logistic:
         return 0.5 * F.softplus(-logits).mean()
 
 
-OBJECTIVES: dict[str, Objective] = {"least-squares": LeastSquares(), "logistic": Logistic()}
+class Wasserstein(Objective):
+    """Algorithm 1 of Gulrajani et al. 2017, 'Improved Training of Wasserstein GANs': WGAN-GP.
+
+    D is a critic, whose unit has no sigmoid: what is real there is a J that met the goal here, and what is generated
+    there one that did not, both of them the generator's. A batch of one kind alone has no distance, but its penalty.
+    """
+
+    penalty = 10.0
+    betas = (0.0, 0.9)
+
+    def discriminator(self, logits: Tensor, g: Tensor) -> Tensor:
+        """L_d = mean D over g = 0, less mean D over g = 1."""
+        met, unmet = g.sum().clamp(min=1), (1 - g).sum().clamp(min=1)
+        return ((1 - g) * logits).sum() / unmet - (g * logits).sum() / met
+
+    def generator(self, logits: Tensor) -> Tensor:
+        """L_g = - mean D."""
+        return -logits.mean()
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "least-squares": LeastSquares(),
+    "logistic": Logistic(),
+    "wgan-gp": Wasserstein(),
+}

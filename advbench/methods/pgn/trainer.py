@@ -41,6 +41,7 @@ class Schedule:
     averaging: float
     patience: int | None
     valid_pixels: bool
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class GeneratorFit(EpochFit):
         generator.to(self.fabric.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(generator).eval().requires_grad_(False)
         self.learning = [parameter for parameter in generator.parameters() if parameter.requires_grad]
-        self.generator_optimizer = self._optimizer(self.learning)
+        self.generator_optimizer = self._optimizer(self.learning, schedule.betas)
         self.steps = 0
         self.clean: Labels | None = None
 
@@ -207,7 +208,7 @@ class GameFit(GeneratorFit):
         self.discriminator, self.discriminator_rate = discriminator, rate
         discriminator.to(self.fabric.device).to(memory_format=torch.channels_last)
         self.judged = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
-        self.discriminator_optimizer = self._optimizer(self.judged)
+        self.discriminator_optimizer = self._optimizer(self.judged, schedule.betas)
 
     @contextmanager
     def _frozen_judge(self) -> Iterator[None]:
