@@ -4,6 +4,7 @@ BIN := .venv/bin
 
 # What of them is stored already is not run again.
 SUITES ?= smoke
+SCALE ?=
 
 .PHONY: run test check slow reports docs clean
 
@@ -18,8 +19,9 @@ slow: .venv/installed-dev
 
 reports: .venv/installed
 	set -e; for suite in $(SUITES); do \
-	  $(BIN)/advbench suite run benchmarks/$$suite.toml; \
-	  $(BIN)/advbench report benchmarks/$$suite.toml --regions 2 --folder reports/$$(echo $$suite | sed 's,^butterfly-,butterfly/,'); \
+	  folder=reports/$$(echo $$suite | sed 's,^butterfly-,butterfly/,')$(addprefix -,$(SCALE)); \
+	  $(BIN)/advbench suite run benchmarks/$$suite.toml $(addprefix --scale ,$(SCALE)); \
+	  $(BIN)/advbench report benchmarks/$$suite.toml $(addprefix --scale ,$(SCALE)) --regions 2 --folder $$folder; \
 	done
 
 check: .venv/installed-dev

@@ -104,7 +104,13 @@ def _planned(
 def _likes(request: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """What other runs are like this one, the most alike first."""
     attack, target, dataset = request["attack"], request["target"]["architecture"], request["dataset"]["name"]
-    return [(attack, target, dataset, request["goal"]), (attack, target, dataset), (attack, dataset)]
+    size = f"{request['dataset']['image_size']} px"
+    return [
+        (attack, target, dataset, size, request["goal"]),
+        (attack, target, dataset, size),
+        (attack, dataset, size),
+        (attack, dataset),
+    ]
 
 
 def _times(records: Iterable[CellRecord]) -> dict[tuple[str, ...], float]:

@@ -117,6 +117,28 @@ class TestPlan:
         assert before == (sorted((home / "classifiers").glob("*")) if (home / "classifiers").is_dir() else [])
 
 
+def test_times_are_estimated_from_the_runs_most_like_them(suite: Path, factories: str, tmp_path: Path) -> None:
+    """Of the same method, target and goal at the same image size; failing that, at another."""
+    store = ResultStore(tmp_path / "results")
+    larger = suite.with_name("larger.toml")
+    larger.write_text(SUITE.replace("limit = 10", "limit = 10\nimage-size = 40"))
+    for file, seconds in ((suite, 100.0), (larger, 7.0)):
+        before = set(store.keys())
+        command("suite", "run", file, "--only", "method=noise", "--only", "seed=0", "--results", tmp_path / "results")
+        (key,) = set(store.keys()) - before
+        path = tmp_path / "results" / key / "record.json"
+        record = json.loads(path.read_text())
+        record["metrics"] |= {"fit_seconds": seconds, "ms_per_image": 0.0}
+        path.write_text(json.dumps(record))
+    largest = suite.with_name("largest.toml")
+    largest.write_text(SUITE.replace("limit = 10", "limit = 10\nimage-size = 48"))
+    found = [
+        next(cell.seconds for cell in plan(load_suite(file), request_of, store) if cell.cell.names["seed"] == 1)
+        for file in (suite, larger, largest)
+    ]
+    assert found == [100, 7, 53.5]
+
+
 def test_a_part_of_a_suite(suite: Path, factories: str, tmp_path: Path) -> None:
     """What fits all patterns is run, and of what is stored by that, the whole suite runs nothing again."""
     results = tmp_path / "results"
