@@ -74,10 +74,12 @@ def compare(
     if published is not None:
         rows = against(records, published)
         grids = [formats.against_grid(rows, PUBLISHED[published])]
+        table = grids[0]
         plain = json.dumps([row.model_dump(mode="json") for row in rows], indent=2)
     else:
         tables = compared(records, store, images, names)
-        grids = [formats.comparison_grid(table, details=form != "latex") for table in tables]
+        grids = formats.comparison_grids(tables)
+        table = formats.cells_grid(tables)
         plain = json.dumps([table.model_dump(mode="json") for table in tables], indent=2)
     screen = Screen()
     if figures is not None:
@@ -93,7 +95,7 @@ def compare(
     if form == "json":
         click.echo(plain)
     elif form == "csv":
-        click.echo("\n".join(formats.as_csv(grid) for grid in grids), nl=False)
+        click.echo(formats.as_csv(table), nl=False)
 
 
 def _is_within(own: "ThreatModel", name: str) -> bool:

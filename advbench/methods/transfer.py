@@ -55,7 +55,8 @@ class Transfer(Method):
         surrogate = self._target(context)
         labels = torch.cat([train.fit.labels, train.validation.labels])
         own = fit_access(surrogate, THREATS["white-box"], QueryLedger(len(labels)), labels)
-        return _Transferred(surrogate, self.inner.fit(own, train, context))
+        alone = replace(context, shared_work=None)  # what fits share is of the target, and this one asks the surrogates
+        return _Transferred(surrogate, self.inner.fit(own, train, alone))
 
     def restore(self, state: Mapping[str, Tensor], context: Context) -> Perturber:
         """Take the surrogates from the cache again."""

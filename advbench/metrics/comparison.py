@@ -5,32 +5,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from advbench.metrics.aggregate import proportion
+
 __all__ = ["holm", "mean_interval", "paired_p_value"]
 
 
 def paired_p_value(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """The chance of so large a difference between two shares of right answers where there is none.
 
-    With one seed, McNemar's exact test over the images on which the two differ. With several, a t test over images of
-    the difference of the two means over seeds, since one image's answers under several seeds are not independent.
+    With one seed, McNemar's exact test over the images on which the two differ. With several, whose answers to one
+    image are not independent, the same over images: of those that one gets right under more seeds than the other.
 
     Args:
         first: Right answers, ``(seeds, images)``.
         second: The same seeds and images.
     """
-    if len(first) == 1:
-        from scipy.stats import binomtest  # lazy: takes a second
+    from scipy.stats import binomtest  # lazy: takes a second
 
-        only_first, only_second = (first & ~second).sum(), (second & ~first).sum()
-        if not only_first + only_second:
-            return 1.0
-        return float(binomtest(int(only_first), int(only_first + only_second)).pvalue)
-    from scipy.stats import ttest_1samp  # lazy, as above
-
-    difference = first.mean(axis=0) - second.mean(axis=0)
-    if np.ptp(difference) == 0:
-        return 1.0 if difference[0] == 0 else 0.0
-    return float(ttest_1samp(difference, 0).pvalue)
+    lead = first.sum(axis=0) - second.sum(axis=0)
+    more, less = int((lead > 0).sum()), int((lead < 0).sum())
+    return float(binomtest(more, more + less).pvalue) if more + less else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -46,11 +40,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def mean_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
     """A 95% interval of the mean over seeds of the share of right answers, over the draw of images.
 
-    Normal, from the spread over images of each image's mean over seeds: it says nothing about other seeds.
+    Normal, from the spread over images of each image's mean over seeds: it says nothing about other seeds. Where all
+    images agree, so that there is no spread, Wilson's for as many images.
 
     Args:
         right: ``(seeds, images)``.
     """
     each = right.mean(axis=0)
-    half = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
+    if len(each) < 2 or np.ptp(each) == 0:
+        share = proportion(right[0])
+        return share.low, share.high
+    half = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5
     return max(0.0, float(each.mean()) - half), min(1.0, float(each.mean()) + half)

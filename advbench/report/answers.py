@@ -44,10 +44,20 @@ class Answers:
     Args:
         ids: Of the images.
         right: Whether each was classified rightly, ``(images,)``.
+        right_before: Whether it was so when clean.
+        changed: Whether its class is another than when clean.
     """
 
     ids: tuple[str, ...]
     right: Right
+    right_before: Right
+    changed: Right
+
+    def turned(self, goal: Goal) -> float | None:
+        """Of the images that could be turned towards the goal, the share that were; None without any."""
+        could = self.right_before if goal is Goal.DEGRADE else ~self.right_before
+        were = ~self.right if goal is Goal.DEGRADE else self.right
+        return float(were[could].mean()) if could.any() else None
 
 
 def version_of(record: CellRecord) -> Version:
@@ -63,9 +73,11 @@ def answers_of(
     for record in records:
         if record.status is Status.OK:
             column = f"{version or version_of(record)}_prediction"
-            samples = store.samples(record, ["id", "label", column])
-            right = column_of(samples, column) == column_of(samples, "label")
-            found[record.key] = Answers(tuple(samples["id"].to_pylist()), right)
+            samples = store.samples(record, ["id", "label", "clean_prediction", column])
+            label, before, after = (column_of(samples, name) for name in ("label", "clean_prediction", column))
+            found[record.key] = Answers(
+                tuple(samples["id"].to_pylist()), after == label, before == label, after != before
+            )
     return found
 
 

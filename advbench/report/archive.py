@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from advbench.errors import StorageError
 from advbench.files import write_text
 from advbench.report.compare import compare
-from advbench.report.formats import Grid, against_grid, as_csv, as_latex, as_markdown, comparison_grid
+from advbench.report.formats import Grid, against_grid, as_csv, as_latex, as_markdown, cells_grid, comparison_grids
 from advbench.report.plots import Drawing, comparison_figures, save
 from advbench.report.published import PUBLISHED, against
 from advbench.report.run import Run, method_names
@@ -123,20 +123,17 @@ class Archive:
 
     def pages(self) -> dict[str, str]:
         """The files that hold the tables, made again from the records, by name."""
-        grids = self._grids()
+        records = self.manifest.records
+        tables = compare(records, self, names=method_names(self.manifest.runs))
+        beside = {name: against(records, name) for name in PUBLISHED}
+        published = {name: against_grid(rows, PUBLISHED[name]) for name, rows in beside.items() if rows}
+        grids = [*comparison_grids(tables), *published.values()]
         return {
             "README.md": _readme(self.manifest, grids),
             "tables.tex": "\n".join(as_latex(grid) for grid in grids),
-            "tables.csv": "\n".join(as_csv(grid) for grid in grids),
+            "tables.csv": as_csv(cells_grid(tables)),
+            **{f"against-{name}.csv": as_csv(grid) for name, grid in published.items()},
         }
-
-    def _grids(self) -> list[Grid]:
-        records = self.manifest.records
-        grids = [comparison_grid(table) for table in compare(records, self, names=method_names(self.manifest.runs))]
-        for name, source in PUBLISHED.items():
-            rows = against(records, name)
-            grids += [against_grid(rows, source)] if rows else []
-        return grids
 
 
 def write_archive(folder: Path, manifest: Manifest, regions: Mapping[str, Drawing], store: ResultStore) -> list[Path]:

@@ -33,13 +33,14 @@ class ComparedCell(_Model):
         accuracy: Mean over seeds.
         interval: 95%, over the draw of images: Wilson's for one seed.
         spread: Lowest and highest seed.
-        fooling_rate: Share of all images whose class changed, mean over seeds.
-        fooling_rate_of_correct: Share of the images right before that are wrong after, mean over seeds.
+        changed: Share of all images whose class changed, mean over seeds.
+        turned: Share of the images right before that are wrong after (degrade), or of those wrong before that are
+            right after (enhance), mean over seeds; None where there are none.
         queries: Mean queries an image in use.
         gradients: Mean gradients an image in use.
         ms_per_image: Mean milliseconds an image in use.
         best: Whether it goes further towards the goal than every other method of its row, beyond chance: each paired
-            test at 5% after Holm's correction over the whole table.
+            test at 5% after Holm's correction over the whole table. Oracles are not ranked.
         flags: What makes it doubtful: what its runs earned by themselves, and what the comparison shows.
     """
 
@@ -50,8 +51,8 @@ class ComparedCell(_Model):
     accuracy: float | None = None
     interval: tuple[float, float] | None = None
     spread: tuple[float, float] | None = None
-    fooling_rate: float | None = None
-    fooling_rate_of_correct: float | None = None
+    changed: float | None = None
+    turned: float | None = None
     queries: float | None = None
     gradients: float | None = None
     ms_per_image: float | None = None
@@ -66,7 +67,7 @@ class ComparedRow(_Model):
         target: Its name, with what it was made from.
         clean: Its clean accuracy, mean over seeds; None where nothing ran.
         worst: The share of images that stay right under every method of the row (degrade) or that any method makes
-            right (enhance): mean over the seeds that all methods have; None where they have none in common.
+            right (enhance), oracles aside: mean over the seeds that all have; None where they have none in common.
         cells: By method.
     """
 
@@ -162,26 +163,56 @@ def method_label(record: CellRecord) -> str:
     parameters = record.spec.parameters
     surrogates = parameters.get("surrogates") or ([parameters["surrogate"]] if "surrogate" in parameters else [])
     via = f" via {'+'.join(each['architecture'] for each in surrogates)}" if surrogates else ""
-    oracle = " (oracle: true labels)" if record.spec.threat.name.endswith("+true-labels") else ""
-    return f"{record.spec.attack}{via}{oracle}"
+    return f"{record.spec.attack}{via}{' (oracle: true labels)' if _is_oracle(record) else ''}"
 
 
-def _labels(records: Sequence[CellRecord], names: Mapping[str, str]) -> dict[str, str]:
-    """Each result's column; methods of one name are told apart by the parameters in which they differ."""
+def _is_oracle(record: CellRecord) -> bool:
+    return record.spec.threat.name.endswith("+true-labels")
+
+
+def _rows(records: Sequence[CellRecord]) -> dict[str, str]:
+    """Each result's row: targets of one name are told apart by how they were made, or by their weights."""
+    labels: dict[str, str] = {}
+    for label, group in _grouped(records, target_label).items():
+        labels.update(_told_apart(label, {record.key: _flat(record.spec.target.made_from) for record in group}))
+    for group in _grouped(records, lambda record: (labels[record.key], record.spec.seed)).values():
+        if len({record.spec.target.fingerprint for record in group}) > 1:
+            labels.update({r.key: f"{labels[r.key]} [weights {r.spec.target.fingerprint[:8]}]" for r in group})
+    return labels
+
+
+def _columns(records: Sequence[CellRecord], rows: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Each result's column: methods of one name are told apart by all in which they differ; nothing is merged."""
     labels: dict[str, str] = {}
     for label, group in _grouped(records, lambda record: names.get(record.key) or method_label(record)).items():
-        places = {(target_label(record), record.spec.seed) for record in group}
+        places = {(rows[record.key], record.spec.seed) for record in group}
         if group[0].key in names and len(places) == len(group):
-            labels |= {record.key: label for record in group}
-            continue
-        flat = {record.key: _flat(record.spec.parameters) | {"threat": record.spec.threat.name} for record in group}
-        parameters = sorted({name for values in flat.values() for name in values})
-        differing = [name for name in parameters if len({repr(values.get(name)) for values in flat.values()}) > 1]
-        differing = [name for name in differing if not name.endswith("seed")]
-        for key, values in flat.items():
-            told = ", ".join(f"{name.replace('_', '-')} {values.get(name)}" for name in differing)
-            labels[key] = f"{label} [{told}]" if told else label
+            labels.update({record.key: label for record in group})
+        else:
+            labels.update(_told_apart(label, {record.key: _use_of(record) for record in group}))
+    for group in _grouped(records, lambda r: (rows[r.key], labels[r.key], r.spec.seed)).values():
+        if len(group) > 1:
+            labels.update({record.key: f"{labels[record.key]} [result {record.key[:8]}]" for record in group})
     return labels
+
+
+def _use_of(record: CellRecord) -> dict[str, Any]:
+    """All that tells two uses of one method apart, by its name."""
+    spec = record.spec
+    limits = {"max queries": spec.threat.max_queries, "max fit queries": spec.threat.max_fit_queries}
+    circumstances = {"threat": spec.threat.name, "fit images": spec.dataset.fit_images, "precision": spec.precision}
+    return _flat(spec.parameters) | limits | circumstances
+
+
+def _told_apart(label: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Add to a label, for each result, in what those that share it differ; that their seeds differ is no news."""
+    names = sorted({name for own in values.values() for name in own if not name.endswith("seed")})
+    differing = [name for name in names if len({repr(own.get(name)) for own in values.values()}) > 1]
+    told = {
+        key: ", ".join(f"{name.removeprefix('training.').replace('_', '-')} {own.get(name)}" for name in differing)
+        for key, own in values.items()
+    }
+    return {key: f"{label} [{words}]" if words else label for key, words in told.items()}
 
 
 def _flat(value: Any, way: str = "") -> dict[str, Any]:
@@ -200,24 +231,27 @@ def _table(
     names: Mapping[str, str],
 ) -> ComparedTable:
     spec = records[0].spec
-    columns = _labels(records, names)
+    targets = _rows(records)
+    columns = _columns(records, targets, names)
+    oracles = {columns[record.key] for record in records if _is_oracle(record)}
     attacks = {columns[record.key]: method_label(record) for record in records}
     cells: dict[tuple[str, str], ComparedCell] = {}
     right: dict[tuple[str, str], dict[int, Answers]] = {}
     clean: dict[str, list[float]] = defaultdict(list)
-    for place, group in _grouped(records, lambda record: (target_label(record), columns[record.key])).items():
+    for place, group in _grouped(records, lambda record: (targets[record.key], columns[record.key])).items():
         answers = {record.spec.seed: known[record.key] for record in group if record.key in known}
         right[place] = answers
         earned = [flag for record in group for flag in (*record.flags, *flags.get(record.key, ()))]
-        cells[place] = _cell(group, answers).model_copy(update={"flags": _one_each(earned)})
+        cells[place] = _cell(group, answers, spec.goal).model_copy(update={"flags": _one_each(earned)})
         clean[place[0]] += [record.metrics.clean_accuracy for record in group if record.metrics is not None]
     methods = sorted({method for _, method in cells}, key=lambda method: (attacks[method].startswith("pgn"), method))
-    best = _best(cells, right, spec.goal)
+    ranked = {place: cell for place, cell in cells.items() if place[1] not in oracles}
+    best = _best(ranked, right, spec.goal)
     rows = [
         ComparedRow(
             target=target,
             clean=float(np.mean(clean[target])) if clean[target] else None,
-            worst=_worst([right[place] for place in cells if place[0] == target and right[place]], spec.goal),
+            worst=_worst([right[place] for place in ranked if place[0] == target and right[place]], spec.goal),
             cells={
                 method: cells[target, method].model_copy(update={"best": (target, method) in best})
                 for method in methods
@@ -246,7 +280,7 @@ def _one_each(flags: Sequence[Flag]) -> tuple[Flag, ...]:
     return tuple({flag.name: flag for flag in reversed(flags)}.values())[::-1]
 
 
-def _cell(group: Sequence[CellRecord], answers: dict[int, Answers]) -> ComparedCell:
+def _cell(group: Sequence[CellRecord], answers: dict[int, Answers], goal: Goal) -> ComparedCell:
     done = [record for record in group if record.metrics is not None]
     rest = [record for record in group if record.metrics is None]
     reason = next((f"{record.status}: {record.reason}" for record in rest), None)
@@ -255,11 +289,7 @@ def _cell(group: Sequence[CellRecord], answers: dict[int, Answers]) -> ComparedC
         return ComparedCell(keys=keys, seeds=[], status=rest[0].status, reason=rest[0].reason)
     metrics = [record.metrics for record in done if record.metrics is not None]
     shares = [float(each.right.mean()) for each in answers.values()]
-
-    def mean(name: str) -> float | None:
-        values = [getattr(each, name) for each in metrics]
-        return None if None in values else float(np.mean(values))
-
+    turned = [share for each in answers.values() if (share := each.turned(goal)) is not None]
     return ComparedCell(
         keys=keys,
         seeds=sorted(answers),
@@ -268,11 +298,11 @@ def _cell(group: Sequence[CellRecord], answers: dict[int, Answers]) -> ComparedC
         accuracy=float(np.mean(shares)),
         interval=_interval(list(answers.values())),
         spread=(min(shares), max(shares)),
-        fooling_rate=mean("fooling_rate"),
-        fooling_rate_of_correct=mean("fooling_rate_of_correct"),
+        changed=float(np.mean([each.changed.mean() for each in answers.values()])),
+        turned=float(np.mean(turned)) if turned else None,
         queries=float(np.mean([each.perturb.queries_per_image for each in metrics])),
         gradients=float(np.mean([each.perturb.gradients_per_image for each in metrics])),
-        ms_per_image=mean("ms_per_image"),
+        ms_per_image=float(np.mean([each.ms_per_image for each in metrics])),
     )
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -14,7 +14,18 @@ from advbench.report.published import AgainstRow
 from advbench.results import legend, marks
 from advbench.types import Goal
 
-__all__ = ["Cell", "Grid", "against_grid", "as_csv", "as_latex", "as_markdown", "as_terminal", "comparison_grid"]
+__all__ = [
+    "Cell",
+    "Grid",
+    "against_grid",
+    "as_csv",
+    "as_latex",
+    "as_markdown",
+    "as_terminal",
+    "cells_grid",
+    "comparison_grid",
+    "comparison_grids",
+]
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,14 @@ class Grid:
         header: The columns.
         rows: As wide as the header.
         notes: Below it.
+        wide: The last column holds sentences.
     """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
+    wide: bool = False
 
 
 def percent(value: float | None) -> str:
@@ -59,8 +72,13 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def comparison_grid(table: ComparedTable, *, details: bool = True) -> Grid:
-    """A comparison as words: each cell its mean, its interval, and the spread over seeds where there are several."""
+def comparison_grids(tables: Iterable[ComparedTable]) -> list[Grid]:
+    """Each comparison as words: its accuracies, and what share of the images it changed and turned."""
+    return [grid for table in tables for grid in (comparison_grid(table), _turned_grid(table))]
+
+
+def comparison_grid(table: ComparedTable) -> Grid:
+    """A comparison's accuracies: each cell its mean, its interval, and the spread where there are several seeds."""
     worst = "worst case" if table.goal is Goal.DEGRADE else "best case"
     rows = []
     failures = []
@@ -68,7 +86,7 @@ def comparison_grid(table: ComparedTable, *, details: bool = True) -> Grid:
         cells = [Cell(row.target), Cell(percent(row.clean))]
         for method in table.methods:
             cell = row.cells.get(method)
-            cells.append(_shown(cell, details=details))
+            cells.append(_shown(cell))
             if cell is not None and cell.reason is not None:
                 failures.append(f"{row.target}, {method}: {cell.reason}")
         rows.append([*cells, Cell(percent(row.worst))])
@@ -77,12 +95,56 @@ def comparison_grid(table: ComparedTable, *, details: bool = True) -> Grid:
         f"accuracy in percent on {table.images} {table.version} images, {arrow}; [95% interval over images]"
         + ("; (lowest to highest seed)" if _seeds(table) > 1 else ""),
         "marked: beyond chance from every other method of its row (paired, Holm-corrected, 5%)",
-        f"{worst}: right under {'every method' if table.goal is Goal.DEGRADE else 'any method'} of the row",
+        f"{worst}: right under {'every method' if table.goal is Goal.DEGRADE else 'any method'} of the row"
+        + (", oracles aside" if any("(oracle" in method for method in table.methods) else ""),
         *_called(table),
         *legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags),
         *failures,
     ]
     return Grid(table.title, ["target", "clean", *table.methods, worst], rows, notes)
+
+
+def _turned_grid(table: ComparedTable) -> Grid:
+    """A comparison's two denominators: the share of all images that changed, and of those that could that turned."""
+    rows = [[Cell(row.target), *(_turned(row.cells.get(method)) for method in table.methods)] for row in table.rows]
+    before, after = ("right", "wrong") if table.goal is Goal.DEGRADE else ("wrong", "right")
+    notes = [
+        f"the percent of all {table.images} {table.version} images whose class changed / "
+        f"the percent {after} after, of those {before} before"
+    ]
+    return Grid(f"{table.title}: changed / turned", ["target", *table.methods], rows, notes)
+
+
+def _turned(cell: ComparedCell | None) -> Cell:
+    if cell is None or cell.changed is None:
+        return Cell("" if cell is None else str(cell.status))
+    return Cell(f"{percent(cell.changed)} / {percent(cell.turned)}")
+
+
+def cells_grid(tables: Iterable[ComparedTable]) -> Grid:
+    """All comparisons as one table for programs: a row a target and method, shares as fractions."""
+    header = [
+        *("dataset", "image_size", "images", "version", "goal", "budget", "target", "method", "status"),
+        *("accuracy", "low", "high", "lowest_seed", "highest_seed", "seeds", "best", "flags", "clean_accuracy"),
+        *("changed", "turned", "queries", "gradients", "ms_per_image", "results"),
+    ]
+    rows = []
+    for table in tables:
+        place = (table.dataset, table.image_size, table.images, table.version, table.goal, table.budget)
+        for row in table.rows:
+            for method, cell in row.cells.items():
+                spans = (*(cell.interval or (None, None)), *(cell.spread or (None, None)))
+                own = (row.target, method, cell.status, cell.accuracy, *spans, len(cell.seeds), cell.best)
+                flags, results = " ".join(flag.name for flag in cell.flags), " ".join(cell.keys)
+                cost = (cell.queries, cell.gradients, cell.ms_per_image, results)
+                values = (*place, *own, flags, row.clean, cell.changed, cell.turned, *cost)
+                rows.append([Cell(_plain(value)) for value in values])
+    return Grid("", header, rows)
+
+
+def _plain(value: object) -> str:
+    """For programs: six digits are more than any of these is known to."""
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _called(table: ComparedTable) -> list[str]:
@@ -98,7 +160,7 @@ def _seeds(table: ComparedTable) -> int:
     return max((len(cell.seeds) for row in table.rows for cell in row.cells.values()), default=0)
 
 
-def _shown(cell: ComparedCell | None, *, details: bool) -> Cell:
+def _shown(cell: ComparedCell | None) -> Cell:
     if cell is None:
         return Cell("")
     if cell.accuracy is None or cell.interval is None or cell.spread is None:
@@ -107,7 +169,7 @@ def _shown(cell: ComparedCell | None, *, details: bool) -> Cell:
     if len(cell.seeds) > 1:
         detail += f" ({percent(cell.spread[0])} to {percent(cell.spread[1])})"
     letters = marks(flag.name for flag in cell.flags)
-    return Cell(percent(cell.accuracy), detail if details else "", strong=cell.best, flags=letters)
+    return Cell(percent(cell.accuracy), detail, strong=cell.best, flags=letters)
 
 
 def against_grid(rows: Sequence[AgainstRow], source: str) -> Grid:
@@ -148,6 +210,7 @@ def against_grid(rows: Sequence[AgainstRow], source: str) -> Grid:
             for row in rows
         ],
         ["accuracy in percent and mAP on raw images, beside vanilla rows on clean ones"],
+        wide=True,
     )
 
 
@@ -206,7 +269,7 @@ def as_latex(grid: Grid) -> str:
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{grid.title.translate(LATEX)}. {'; '.join(grid.notes).translate(LATEX)}.}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
+            rf"  \begin{{tabular}}{{{_columns(grid)}}}",
             r"    \toprule",
             line([name.translate(LATEX) for name in grid.header]),
             r"    \midrule",
@@ -217,6 +280,13 @@ def as_latex(grid: Grid) -> str:
             "",
         ]
     )
+
+
+def _columns(grid: Grid) -> str:
+    """How LaTeX is to set the columns: words left, numbers right, sentences wrapped."""
+    if grid.wide:
+        return "l" * (len(grid.header) - 1) + r"p{0.5\textwidth}"
+    return "l" + "r" * (len(grid.header) - 1)
 
 
 def as_csv(grid: Grid) -> str:

@@ -170,9 +170,12 @@ def _use(record: CellRecord) -> list[str]:
     """What differs in budget and method."""
     spec = record.spec
     differs = [] if spec.budget.epsilon is None else [f"bounded ({spec.budget})"]
-    return differs + [
+    if spec.attack not in _PGN:
+        return differs
+    theirs = _GAME | _PGN[spec.attack] | {"gamma": 3.0 if spec.goal is Goal.DEGRADE else 1e-4}
+    return [*differs, f"{spec.dataset.fit_images} fit images"] + [
         f"{name.replace('_', '-')} {spec.parameters[name]}, not {value}"
-        for name, value in _THEIRS[spec.goal].items()
+        for name, value in theirs.items()
         if spec.parameters.get(name, value) != value
     ]
 
@@ -185,10 +188,21 @@ _GAME = {
     "discriminator_learns": "verdict",
     "train_discriminator": "head",
     "warm_up_epochs": 0,
+    "discriminator_steps": 1,
+    "replay": 0,
     "train_generator": "all",
+    "decoder_width": 1.0,
+    "generator_size": BUTTERFLY_SIZE,
+    "learning_rate": 1e-4,
+    "discriminator_learning_rate": 1e-4,
+    "schedule": "constant",
+    "averaging": 0.0,
 }
-_THEIRS: Mapping[Goal, Mapping[str, object]] = {
-    Goal.DEGRADE: {**_GAME, "gamma": 3.0},
-    Goal.ENHANCE: {**_GAME, "gamma": 1e-4},
+"""What the paper's sections 3.3, 3.4 and 4 say of PGN's training."""
+
+_PGN: Mapping[str, Mapping[str, object]] = {
+    "pgn-50": {"encoder": "resnet50"},
+    "pgn-101": {"encoder": "resnet101"},
+    "pgn-b": {"discriminator": "resnet101"},
 }
-"""What the paper's section 4 says of PGN's training."""
+"""What it says of each variant's networks; Proposed-B's encoder it does not name."""

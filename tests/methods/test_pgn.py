@@ -88,6 +88,11 @@ class TestGenerator:
                 sizes = bounded(images).flatten(1).norm(p=order, dim=1)
             assert (sizes <= epsilon * (1 + 1e-5)).all()
 
+    @pytest.mark.parametrize("size", [95, 107, 223])
+    def test_a_larger_size_is_met_to_the_pixel(self, size: int) -> None:
+        larger = Generator(generator().encoder, 1 / 32, UNBOUNDED, 1.0, size=224).eval()
+        assert larger._scaled(torch.rand(1, 3, size, size)).shape[-2:] == (224, 224)
+
     @pytest.mark.parametrize("size", [32, 64, 100])
     def test_a_larger_size_is_its_own_affair(self, size: int) -> None:
         """The encoder sees larger images, the decoder works at that size, and M fits the image within the budget."""
@@ -191,9 +196,8 @@ class TestObjectives:
 
     @pytest.mark.parametrize("value", [0.0, 1.0])
     def test_wgan_gp_has_no_distance_where_all_verdicts_are_one(self, value: float) -> None:
-        """What is left falls on one side alone, and is finite."""
-        loss = Wasserstein().discriminator(self.LOGITS, torch.full((3,), value))
-        assert torch.allclose(loss, self.LOGITS.mean() * (1 - 2 * value))
+        """Else a critic could lower its loss for ever by its bias, which no penalty holds."""
+        assert Wasserstein().discriminator(self.LOGITS, torch.full((3,), value)) == 0
 
     @pytest.mark.parametrize("name", ["least-squares", "logistic"])
     def test_an_optimal_discriminator_is_the_share_of_met_goals(self, name: str) -> None:
@@ -222,6 +226,13 @@ class TestGradientPenalty:
         lesson = Lesson(torch.rand(4, 512), torch.zeros(4, dtype=torch.long), torch.zeros(4, dtype=torch.long))
         expected = (judge.head.weight.norm() - 1).square()
         assert torch.allclose(gradient_penalty(judge, lesson, torch.tensor(g).float()), expected, atol=1e-6)
+
+    def test_features_of_another_precision_serve_as_well(self) -> None:
+        judge = Discriminator(classifier(), classes=0, goal=Goal.DEGRADE, trained="head")
+        labels = torch.zeros(4, dtype=torch.long)
+        lesson = Lesson(torch.rand(4, 512).bfloat16(), labels, labels)
+        expected = (judge.head.weight.norm() - 1).square()
+        assert torch.allclose(gradient_penalty(judge, lesson, torch.eye(4)[0]), expected, atol=1e-6)
 
     def test_it_is_asked_for_between_the_two_kinds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """All that met the goal lie at 0, all others at 4: the points between lie on the way, and not at its ends."""
@@ -591,9 +602,30 @@ class TestResolution:
             with pytest.raises(InvalidConfig, match="parts verdicts and foretells nothing"):
                 self.resolved("pgn-b", Goal.DEGRADE, 224, objective="wgan-gp", **option)
 
-    def test_weights_that_would_not_be_used_are_refused(self) -> None:
+    @pytest.mark.parametrize(
+        "option", [{"discriminator_weights": "some.safetensors"}, {"discriminator_backbone": "scratch"}]
+    )
+    def test_weights_that_would_not_be_used_are_refused(self, option: dict[str, Any]) -> None:
         with pytest.raises(InvalidConfig, match="shares the target's weights"):
-            self.resolved("pgn-50", Goal.ENHANCE, 32, discriminator_weights="some.safetensors")
+            self.resolved("pgn-50", Goal.ENHANCE, 32, **option)
+
+    def test_a_judge_that_would_learn_nothing_is_refused(self) -> None:
+        with pytest.raises(InvalidConfig, match="give --warm-up-epochs"):
+            self.resolved("pgn-b", Goal.DEGRADE, 32, discriminator_steps=0)
+        assert self.resolved("pgn-50", Goal.ENHANCE, 32, discriminator_steps=0).discriminator_steps == 0
+
+    def test_a_perturbation_is_not_scaled_out_of_its_budget(self) -> None:
+        bounded = Setting(Goal.DEGRADE, Budget(epsilon=0.1), 32, "resnet18")
+        assert build_method("pgn-b", {"lambda": 0.5}).resolve(bounded)
+        with pytest.raises(InvalidConfig, match="--lambda 1.5 would take M beyond the budget"):
+            build_method("pgn-b", {"lambda": 1.5}).resolve(bounded)
+        assert build_method("pgn-b", {"lambda": 1.5}).resolve(Setting(Goal.DEGRADE, UNBOUNDED, 32, "resnet18"))
+
+    def test_what_starts_from_weights_is_warmed_up_gently(self) -> None:
+        assert self.resolved("pgn-b", Goal.DEGRADE, 224).warm_up_learning_rate == 1e-3
+        assert self.resolved("pgn-50", Goal.DEGRADE, 224).warm_up_learning_rate == 1e-4
+        local = self.resolved("pgn-b", Goal.DEGRADE, 224, discriminator_weights="some.safetensors")
+        assert (local.discriminator_backbone, local.warm_up_learning_rate) == ("imagenet", 1e-4)
 
     def test_options_override_the_profile(self) -> None:
         chosen = self.resolved("pgn-b", Goal.ENHANCE, 32, encoder="mobilenet_v2", gamma=1.0, objective="logistic")
@@ -604,8 +636,10 @@ class TestResolution:
             for goal in Goal:
                 for size in (32, 96, 224):
                     left = {name for name, value in self.resolved(attack, goal, size) if value is None}
-                    no_larger = {"generator_size"} if size == 32 else set()
-                    assert left <= {"encoder_weights", "discriminator_weights", "patience"} | no_larger
+                    none = {"encoder_weights", "discriminator_weights", "patience"}
+                    none |= {"generator_size"} if size == 32 else set()
+                    none |= {"discriminator_backbone"} if attack != "pgn-b" and goal is Goal.ENHANCE else set()
+                    assert left <= none
 
     def test_what_each_case_of_the_discriminator_needs(self) -> None:
         def needs(attack: str, goal: Goal) -> frozenset[Capability]:

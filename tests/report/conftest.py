@@ -31,15 +31,15 @@ def metrics(accuracy: float, clean: float, gradients: int) -> Metrics:
 
 def spec(attack: str, seed: int, **given: Any) -> CellSpec:
     images = given.pop("images", None)
-    made = {"init": "scratch", "training": {"images": images, "seed": seed}}
+    made = {"init": "scratch", "training": {"images": images, "seed": seed}} | given.pop("made_from", {})
     identity = DatasetIdentity(
-        name=given.pop("dataset", "digits"), image_size=32, digest="d", fit_images=9, fit_digest="f",
-        validation_images=9, evaluation_images=IMAGES,
+        name=given.pop("dataset", "digits"), image_size=32, digest="d", fit_digest="f",
+        fit_images=given.pop("fit_images", 9), validation_images=9, evaluation_images=IMAGES,
     )  # fmt: skip
-    target = given.pop("target", "resnet50")
+    target, weights = given.pop("target", "resnet50"), given.pop("fingerprint", f"{seed}")
     return CellSpec(
         attack=attack, parameters=given.pop("parameters", {}), dataset=identity, seed=seed, precision="32-true",
-        target=TargetIdentity(name=target, architecture=target, fingerprint=f"{seed}", made_from=made), processes=1,
+        target=TargetIdentity(name=target, architecture=target, fingerprint=weights, made_from=made), processes=1,
         **{"threat": THREATS["black-box-labels"], "goal": Goal.DEGRADE, "budget": Budget(epsilon=0.3), "code": "c"}
         | given,
     )  # fmt: skip
@@ -55,6 +55,7 @@ def add(store: ResultStore) -> Add:
     def add(attack: str, right: Sequence[bool] | None, seed: int = 0, reason: str = "", **given: Any) -> CellRecord:
         created = given.pop("created", "2026-01-01T00:00:00+00:00")
         request, flags, gradients = given.pop("request", {}), given.pop("flags", ()), given.pop("gradients", 0)
+        clean = given.pop("clean", np.ones(IMAGES, bool))
         wanted = spec(attack, seed, **given)
         truth = np.arange(IMAGES) % 10
         record = CellRecord(
@@ -68,7 +69,7 @@ def add(store: ResultStore) -> Add:
             return store.save(record, None, {})
         answers = np.where(right, truth, (truth + 1) % 10)
         columns = dict.fromkeys(("raw_prediction", "valid_prediction", "uint8_prediction"), answers)
-        columns["clean_prediction"] = truth
+        columns["clean_prediction"] = np.where(clean, truth, (truth + 1) % 10)
         ids = [str(number) for number in range(IMAGES)]
         return store.save(record, pa.table({"id": ids, "label": truth, "l2": np.ones(IMAGES), **columns}), {})
 

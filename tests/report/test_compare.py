@@ -1,5 +1,6 @@
 """Comparisons, from results whose numbers are known."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from scipy.stats import binomtest
 from advbench.cli import main
 from advbench.metrics import holm, mean_interval, paired_p_value
 from advbench.report.compare import compare
-from advbench.report.formats import comparison_grid
+from advbench.report.formats import comparison_grid, comparison_grids
 from advbench.report.published import against, published
 from advbench.results import CellRecord, ResultStore
 from advbench.threat import THREATS, Budget
@@ -39,6 +40,17 @@ class TestStatistics:
         for seeds in (1, 3):
             found = [paired_p_value(*(generator.random((2, seeds, 300)) < 0.5)) for _ in range(200)]
             assert np.mean(np.array(found) < 0.05) < 0.09
+
+    def test_several_seeds_are_the_same_test_over_images(self) -> None:
+        """An image is one's that is right under more seeds; so 3 images are never beyond chance."""
+        one = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [0, 1, 1, 0]], bool)
+        assert paired_p_value(one, np.zeros_like(one)) == pytest.approx(binomtest(3, 3).pvalue)
+        assert paired_p_value(one, one) == 1.0
+
+    @pytest.mark.parametrize("share", [0.0, 1.0])
+    def test_where_all_images_agree_the_interval_is_one_seeds(self, share: float) -> None:
+        low, high = mean_interval(np.full((3, 50), bool(share)))
+        assert (low, high) == pytest.approx((0, 0.0713) if share == 0 else (0.9287, 1), abs=1e-3)
 
     def test_holm_by_hand(self) -> None:
         assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -144,10 +156,58 @@ class TestTables:
         (table,) = compare(store.records(), store)
         assert table.methods == ["pgd [steps 10]", "pgd [steps 20]"]
 
+    @pytest.mark.parametrize("name", ["", "a suite's own"])
+    def test_nothing_is_merged_that_is_not_a_seed(self, name: str, add: Add, store: ResultStore) -> None:
+        """Targets made otherwise, other limits and other fit images are told apart, whatever a suite calls them."""
+        add("pgd", first(10))
+        made = {"training": {"images": None, "epochs": 20}}
+        add("pgd", first(20), made_from=made, fingerprint="twenty")
+        add("pgd", first(30), threat=THREATS["white-box"].model_copy(update={"max_queries": 5}))
+        add("pgd", first(40), fit_images=7)
+        add("pgd", first(50), fingerprint="another machine's")
+        names = {record.key: name for record in store.records()} if name else {}
+        (table,) = compare(store.records(), store, names=names)
+        found = sorted(
+            round(cell.accuracy * IMAGES) for row in table.rows for cell in row.cells.values() if cell.accuracy
+        )
+        assert found == [10, 20, 30, 40, 50]
+        assert all(len(cell.keys) == 1 for row in table.rows for cell in row.cells.values())
+        columns = " ".join(table.methods)
+        assert "max queries 5" in columns
+        assert "fit images 7" in columns
+        assert any("epochs 20" in row.target for row in table.rows)
+        assert any("weights another" in row.target for row in table.rows)
+
+    def test_seeds_train_their_own_targets_and_are_one_row(self, add: Add, store: ResultStore) -> None:
+        for seed in (0, 1):
+            made = {"training": {"images": None, "seed": seed}}
+            add("pgd", first(10), seed=seed, made_from=made, fingerprint=f"of {seed}")
+        (table,) = compare(store.records(), store)
+        assert [row.cells["pgd"].seeds for row in table.rows] == [[0, 1]]
+
+    def test_both_denominators_are_of_the_images_that_count(self, add: Add, store: ResultStore) -> None:
+        """When clean, 180 of 200 are right; 80 of them stay so under one method, all and 10 others under the other."""
+        add("fgsm", first(80), clean=first(180))
+        add("fgsm", first(190), clean=first(180), goal=Goal.ENHANCE)
+        tables = compare(store.records(), store)
+        cells = [table.rows[0].cells["fgsm"] for table in tables]
+        assert [cell.turned for cell in cells] == pytest.approx([100 / 180, 10 / 20])
+        assert [cell.changed for cell in cells] == pytest.approx([100 / 200, 10 / 200])
+        assert [grid.rows[0][1].text for grid in comparison_grids(tables)[1::2]] == ["50.0 / 55.6", "5.0 / 50.0"]
+
     def test_an_oracle_is_named_so(self, add: Add, store: ResultStore) -> None:
         add("pgd", first(150), goal=Goal.ENHANCE, threat=THREATS["white-box"].with_true_labels())
         (table,) = compare(store.records(), store)
         assert table.methods == ["pgd (oracle: true labels)"]
+
+    def test_an_oracle_is_not_ranked(self, add: Add, store: ResultStore) -> None:
+        add("pgd", first(190), goal=Goal.ENHANCE, threat=THREATS["white-box"].with_true_labels())
+        add("noise", first(40), goal=Goal.ENHANCE)
+        add("pgn-50", first(100), goal=Goal.ENHANCE)
+        (table,) = compare(store.records(), store)
+        (row,) = table.rows
+        assert {method for method, cell in row.cells.items() if cell.best} == {"pgn-50"}
+        assert row.worst == pytest.approx(0.5)
 
     def test_of_the_same_run_under_other_code_the_newest_counts(self, add: Add, store: ResultStore) -> None:
         add("fgsm", first(100), code="new", created="2026-02-01T00:00:00+00:00")
@@ -164,6 +224,11 @@ class TestPublished:
         found = {(r.dataset, r.architecture, r.init, r.attack): r.accuracy for r in rows if r.goal is Goal.DEGRADE}
         assert found["stl-10", "vgg16", "imagenet", "fgsm"] == pytest.approx(0.777)
 
+    def test_what_the_paper_says_of_pgn_is_not_held_against_others(self, add: Add, store: ResultStore) -> None:
+        add("uap", first(20), dataset="stl10", parameters={"epochs": 2})
+        row = next(row for row in against(store.records(), "butterfly") if row.published.attack == "uap")
+        assert not any("epochs" in difference for difference in row.differs)
+
     def test_ours_stand_beside_theirs_with_what_differs(self, add: Add, store: ResultStore) -> None:
         add("pgn-b", first(20), dataset="stl10", images=1000, budget=Budget(), parameters={"label_aware": True})
         vanilla, row = against(store.records(), "butterfly")
@@ -171,6 +236,7 @@ class TestPublished:
         assert not any("label-aware" in difference for difference in vanilla.differs)
         assert row.published.accuracy == pytest.approx(0.0692)
         assert row.difference == pytest.approx(0.1 - 0.0692)
+        assert "9 fit images" in row.differs
         for words in ("32 px, not 224", "from scratch, not imagenet", "saw 1000 images", "label-aware True, not False"):
             assert any(words in difference for difference in row.differs), words
 
@@ -182,11 +248,21 @@ class TestCommands:
         add("pgd", first(61))
         result = CliRunner().invoke(main, ["compare", "--results", str(store.root), "--format", form])
         assert result.exit_code == 0, result.output
-        assert ("30.5" if form != "json" else "0.305") in result.output
+        assert ("0.305" if form in ("csv", "json") else "30.5") in result.output
         if form == "json":
             assert json.loads(result.output)[0]["rows"][0]["cells"]["pgd"]["best"]
+        if form == "csv":
+            (row,) = [row for row in csv.DictReader(result.output.splitlines()) if row["method"] == "pgd"]
+            assert (row["dataset"], row["goal"], row["budget"], row["best"]) == (
+                "digits",
+                "degrade",
+                "linf 0.3",
+                "True",
+            )
+            assert float(row["accuracy"]) == 0.305
+            assert float(row["low"]) < 0.305 < float(row["high"])
         if form == "latex":
-            assert r"\textbf{30.5}" in result.output
+            assert r"\textbf{30.5 [" in result.output
             assert result.output.count("{") == result.output.count("}")
 
     def test_nothing_to_compare_is_said(self, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from advbench.access import Access
+from advbench.errors import InvalidConfig
 from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
 from advbench.methods.pgn.networks import STRIDE, Generator, encoder_of
 from advbench.methods.pgn.trainer import GeneratorFit, perturbed_images
@@ -60,7 +61,7 @@ class GeneratorMethod(Method):
             the image's own size. None: 224, to which the paper scales all images, or as they are in the small profile.
         train_generator: ``all`` of it, or the ``decoder`` alone around a frozen encoder: half of a step's work or less.
             The weights of an encoder that is a surrogate stay fixed either way; under ``all`` its batch norms adapt.
-        strength: PGN's lambda, a factor on M; on the command line ``--lambda``.
+        strength: PGN's lambda, a factor on M, of at most 1 under a budget; on the command line ``--lambda``.
         epochs: At most.
         batch_size: Images a step.
         learning_rate: Adam's, for the generator.
@@ -103,6 +104,8 @@ class GeneratorMethod(Method):
             "generator_size": None if small else PAPER_SIZE,
             "valid_pixels": setting.budget.epsilon is not None,
         }
+        if setting.budget.epsilon is not None and self.strength > 1:
+            raise InvalidConfig(f"--lambda {self.strength:g} would take M beyond the budget that bounds it: at most 1")
         given = {name: value for name, value in self if value is not None}
         return self.model_copy(update=chosen | self._defaults(setting, small=small) | given)
 
@@ -182,7 +185,7 @@ class GeneratorMethod(Method):
         if self.backbone != "surrogate":
             return []
         return [
-            "no ImageNet weights as they are: encoder and discriminator start from surrogates that the attacker "
+            "no ImageNet weights as they are: what starts from a surrogate starts from a classifier that the attacker "
             "trained on the same fit images"
         ]
 

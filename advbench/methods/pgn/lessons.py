@@ -64,9 +64,10 @@ def gradient_penalty(discriminator: Discriminator, lesson: Lesson, g: Tensor) ->
     Each sample is paired with one of the other kind, or, where all are of one kind, with any. A label-aware judge is
     told the sample's own label. Under a frozen body the points lie between features, and so does the gradient.
     """
+    seen = lesson.seen.float()
     other = torch.multinomial((g[:, None] != g) + torch.finfo(torch.float32).tiny, 1)[:, 0]
-    share = torch.rand(len(g), *[1] * (lesson.seen.ndim - 1)).to(lesson.seen.device)
-    between = torch.lerp(lesson.seen[other], lesson.seen, share).detach().requires_grad_()
+    share = torch.rand(len(g), *[1] * (seen.ndim - 1)).to(seen.device)
+    between = torch.lerp(seen[other], seen, share).detach().requires_grad_()
     features = between if discriminator.is_body_frozen else discriminator.features(between)
     judged = discriminator.judge(features, lesson.labels)
     (gradient,) = torch.autograd.grad(judged.sum(), between, create_graph=True)

@@ -38,8 +38,8 @@ class PGN(GeneratorMethod):
     very weights (to enhance); ``pgn-b`` knows neither. The paper does not say which encoder its Proposed-B has: here
     ResNet-50. Where a field is None, the profile that the image size chooses fills it in, and the record shows it.
 
-    Deviations, each with the field that takes it back: under a budget, M is bounded by construction and J stays in
-    [0, 1] while training (``valid_pixels``); the epoch is chosen on validation images rather than the last taken; the
+    Deviations, with the fields that take them back: under a budget, M is bounded by construction and J stays in [0, 1]
+    while training (``valid_pixels``); the epoch is chosen on validation images rather than the last taken; the
     generator that is kept is a moving average over steps (``averaging``). Losses are means over the batch, and the L1
     regulariser a mean over pixels, without which the paper's gammas and curves do not fit together.
 
@@ -66,7 +66,7 @@ class PGN(GeneratorMethod):
         warm_up_epochs: For how many epochs the discriminator alone learns from the target's answers to altered fit
             images before the game begins; 0 in the paper. None: 6 where it learns answers by default. Fits of one
             target that would warm up alike share it, and each counts its queries.
-        warm_up_learning_rate: Adam's then, falling to zero along a cosine.
+        warm_up_learning_rate: Adam's then, falling to zero along a cosine. None: 1e-3 from scratch, else 1e-4.
         discriminator_steps: Updates of the discriminator for each of the generator; 1 in the paper. 0 leaves it as the
             warm-up made it.
         replay: From how many past steps of the epoch one is drawn for the discriminator to learn from again, with the
@@ -84,28 +84,40 @@ class PGN(GeneratorMethod):
     label_aware: bool | None = None
     discriminator_learns: Literal["verdict", "answer"] | None = None
     warm_up_epochs: int | None = Field(default=None, ge=0)
-    warm_up_learning_rate: float = Field(default=1e-3, gt=0)
+    warm_up_learning_rate: float | None = Field(default=None, gt=0)
     discriminator_steps: int | None = Field(default=None, ge=0)
     replay: int | None = Field(default=None, ge=0)
 
     def resolve(self, setting: Setting) -> Self:
         """Choose the profile by image size and the recipe by goal, and fill in every field that is None."""
-        if self._judges_like_the_target and setting.goal is Goal.ENHANCE and self.discriminator_weights is not None:
-            raise InvalidConfig("--discriminator target shares the target's weights: leave out --discriminator-weights")
+        shared = self._judges_like_the_target and setting.goal is Goal.ENHANCE
+        if shared and (self.discriminator_weights or self.discriminator_backbone):
+            raise InvalidConfig(
+                "--discriminator target shares the target's weights: leave out --discriminator-weights and "
+                "--discriminator-backbone"
+            )
         resolved = super().resolve(setting)
-        if resolved.discriminator_learns == "answer" and not resolved.label_aware:
+        backbone = None if shared else resolved.discriminator_backbone or resolved.backbone
+        rate = self.warm_up_learning_rate or (1e-3 if backbone == "scratch" else 1e-4)
+        resolved = resolved.model_copy(update={"discriminator_backbone": backbone, "warm_up_learning_rate": rate})
+        resolved._check(shared=shared)
+        return resolved
+
+    def _check(self, *, shared: bool) -> None:
+        """Refuse what would learn nothing."""
+        answers = self.discriminator_learns == "answer"
+        if answers and not self.label_aware:
             raise InvalidConfig(
                 "--discriminator-learns answer needs a unit for each class: leave out --no-label-aware, "
                 "or choose verdict"
             )
-        if resolved.objective == "wgan-gp" and (resolved.discriminator_learns == "answer" or resolved.warm_up_epochs):
+        if self.objective == "wgan-gp" and (answers or self.warm_up_epochs):
             raise InvalidConfig(
                 "--objective wgan-gp has a critic, which parts verdicts and foretells nothing: leave out "
                 "--discriminator-learns answer and --warm-up-epochs"
             )
-        return resolved.model_copy(
-            update={"discriminator_backbone": resolved.discriminator_backbone or resolved.backbone}
-        )
+        if self.discriminator_steps == 0 and not self.warm_up_epochs and not shared:
+            raise InvalidConfig("--discriminator-steps 0 leaves a judge that has learnt nothing: give --warm-up-epochs")
 
     def _defaults(self, setting: Setting, *, small: bool) -> dict[str, Any]:
         degrade, bounded = setting.goal is Goal.DEGRADE, setting.budget.epsilon is not None
@@ -118,7 +130,8 @@ class PGN(GeneratorMethod):
         if self.variant == "101" and not small:
             chosen["encoder"] = "resnet101"
         if not self._judges_like_the_target:
-            backbone = self.discriminator_backbone or (None if small else "scratch")
+            begins_with = "scratch" if not small and self.discriminator_weights is None else None
+            backbone = self.discriminator_backbone or begins_with
             chosen["discriminator_backbone"] = backbone
             chosen["discriminator"] = _other_than(setting.target_architecture, deep=not small and backbone != "scratch")
         critic = CRITIC if self.objective == "wgan-gp" else {}
@@ -170,17 +183,17 @@ class PGN(GeneratorMethod):
         self, discriminator: Discriminator, recipe: Recipe, access: Access, train: TrainingImages, context: Context
     ) -> list[str]:
         """Warm the discriminator up, once for all fits that would do it alike, and say how well it went."""
+        epochs, rate = filled(self.warm_up_epochs), filled(self.warm_up_learning_rate)
         part = {
             "discriminator": repr(discriminator),
             "start": digest_state(discriminator.state_dict()),
             "learns": self.discriminator_learns,
             "verdict": [self.objective, context.goal] if self.discriminator_learns == "verdict" else None,
             "trained": self.train_discriminator,
-            "epochs": self.warm_up_epochs,
-            "rate": self.warm_up_learning_rate,
+            "epochs": epochs,
+            "rate": rate,
             "batch_size": self.batch_size,
         }
-        epochs, rate = filled(self.warm_up_epochs), self.warm_up_learning_rate
         with context.shared(part) as shared:
             warm_up = WarmUp(discriminator, recipe, epochs, rate, access, train, shared)
             warm_up.run()
@@ -217,14 +230,11 @@ class PGN(GeneratorMethod):
         return self._classifier(architecture, self.discriminator_weights, backbone, train, context)
 
     def _summary(self) -> str:
+        own = self.discriminator_backbone not in (None, self.backbone)
         return (
             f"PGN's {self.profile} profile: encoder {self.encoder}, decoder width {self.decoder_width:g}, "
             f"discriminator {self.discriminator}, backbone {self.backbone}"
-            + (
-                f", the discriminator's {self.discriminator_backbone}"
-                if self.discriminator_backbone != self.backbone
-                else ""
-            )
+            + (f", the discriminator's {self.discriminator_backbone}" if own else "")
         )
 
 

@@ -86,10 +86,11 @@ class Generator(nn.Module):
         return self._encoded(self._scaled(images))
 
     def _scaled(self, images: Images) -> Images:
-        shorter = min(images.shape[-2:])
-        if self.size is None or self.size <= shorter:
+        own = (images.shape[-2], images.shape[-1])
+        if self.size is None or self.size <= min(own):
             return images
-        return F.interpolate(images, scale_factor=self.size / shorter, mode="bilinear", align_corners=False)
+        sides = [round(side * self.size / min(own)) for side in own]
+        return F.interpolate(images, size=sides, mode="bilinear", align_corners=False)
 
     def _encoded(self, images: Images) -> Tensor:
         height, width = images.shape[-2:]

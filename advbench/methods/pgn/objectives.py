@@ -71,9 +71,10 @@ class Wasserstein(Objective):
     betas = (0.0, 0.9)
 
     def discriminator(self, logits: Tensor, g: Tensor) -> Tensor:
-        """L_d = mean D over g = 0, less mean D over g = 1."""
-        met, unmet = g.sum().clamp(min=1), (1 - g).sum().clamp(min=1)
-        return ((1 - g) * logits).sum() / unmet - (g * logits).sum() / met
+        """L_d = mean D over g = 0, less mean D over g = 1; 0 where one of them is empty."""
+        met, unmet = g.sum(), (1 - g).sum()
+        apart = ((1 - g) * logits).sum() / unmet.clamp(min=1) - (g * logits).sum() / met.clamp(min=1)
+        return apart * ((met > 0) & (unmet > 0))
 
     def generator(self, logits: Tensor) -> Tensor:
         """L_g = - mean D."""
