@@ -1,7 +1,8 @@
 """Methods carried by surrogates: one or several, methods that learn too, and a target that is never asked."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -120,6 +121,22 @@ def test_a_method_that_learns_is_fitted_on_the_surrogate(train: TrainingImages) 
     rows = torch.arange(COUNT)
     door = perturb_access(own, THREATS["black-box-labels"], QueryLedger(COUNT), rows, rows)
     assert torch.equal(again.perturb(images, door), perturbed)
+
+
+def test_nothing_is_shared_with_fits_that_ask_the_target_itself(train: TrainingImages) -> None:
+    class Sharing(Learner):
+        def fit(self, access: Access, train: TrainingImages, context: Context) -> Perturber:
+            with context.shared({"part": 1}) as circumstances:
+                return super().fit(access, train, circumstances)
+
+    def shared_work(part: Mapping[str, Any]) -> NoReturn:
+        raise AssertionError("it would take over what the target was asked, or leave there what a surrogate said")
+
+    labels = torch.cat([train.fit.labels, train.validation.labels])
+    door = fit_access(ModuleTarget(linear(0), 4), THREATS["white-box"], QueryLedger(2 * COUNT), labels)
+    carry(Sharing(), "1").fit(door, train, replace(context(), shared_work=shared_work))
+    with pytest.raises(AssertionError, match="take over"):
+        Sharing().fit(door, train, replace(context(), shared_work=shared_work))
 
 
 def test_several_surrogates_are_the_ensemble_of_them(train: TrainingImages) -> None:
