@@ -1,6 +1,6 @@
 """What classifiers say around one image: their decision regions on a plane through it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,14 +31,14 @@ class DecisionPlane:
         sample: The image's id.
         label: Its true class.
         positions: Along both axes, in pixels of [0, 1] as a root mean square over the image: 0 is the image itself.
-        predictions: For each target ``(positions, positions)``: along the rows the random direction, along the columns
-            the gradient.
+        predictions: For each target its first result, and ``(positions, positions)``: along the rows the random
+            direction, along the columns the gradient.
     """
 
     sample: str
     label: int
     positions: NDArray[np.float64]
-    predictions: Mapping[str, NDArray[np.int64]]
+    predictions: Sequence[tuple[CellRecord, NDArray[np.int64]]]
 
 
 def decision_plane(
@@ -64,28 +64,26 @@ def decision_plane(
     if len({(record.spec.dataset.digest, record.spec.dataset.evaluation_images) for record in records}) > 1:
         raise InvalidConfig("decision regions need results on the same images: name results of one dataset and --limit")
     workshop = Workshop()
-    prepared = {
-        record.spec.target.fingerprint: prepare(RunRequest.model_validate(record.request), progress, workshop)
-        for record in records
-    }
-    targets = [each.target for each in prepared.values()]
-    evaluation = next(iter(prepared.values())).dataset.evaluation
+    firsts: dict[str, CellRecord] = {}
+    for record in records:
+        firsts.setdefault(record.spec.target.fingerprint, record)
+    prepared = [prepare(RunRequest.model_validate(record.request), progress, workshop) for record in firsts.values()]
+    evaluation = prepared[0].dataset.evaluation
     if not 0 <= image < len(evaluation):
         raise InvalidConfig(f"image {image} is not there: there are {len(evaluation)}, from 0 on")
     clean, label = evaluation.images(torch.tensor([image])), evaluation.labels[image]
-    along, across = _directions(targets[0], clean, label[None], seed=image)
+    along, across = _directions(prepared[0].target, clean, label[None], seed=image)
     positions = torch.linspace(-reach, reach, points)
     plane = torch.cartesian_prod(positions, positions)
-    predictions = {}
-    with progress.task("asking around an image", total=len(plane) * len(targets)) as task:
-        for number, target in enumerate(targets, start=1):
+    predictions = []
+    with progress.task("asking around an image", total=len(plane) * len(prepared)) as task:
+        for record, each in zip(firsts.values(), prepared, strict=True):
             answers = []
             for part in plane.split(CHUNK):
                 rows, columns = part[:, 0, None, None, None], part[:, 1, None, None, None]
-                answers.append(target.labels(clean + columns * along + rows * across).cpu())
+                answers.append(each.target.labels(clean + columns * along + rows * across).cpu())
                 task.advance(len(part))
-            name = target.name if target.name not in predictions else f"{target.name}, {number}"
-            predictions[name] = torch.cat(answers).reshape(points, points).numpy()
+            predictions.append((record, torch.cat(answers).reshape(points, points).numpy()))
     return DecisionPlane(evaluation.ids[image], int(label), positions.double().numpy(), predictions)
 
 

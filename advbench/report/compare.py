@@ -13,7 +13,7 @@ from advbench.report.diagnose import comparison_flags
 from advbench.results import CellRecord, Flag
 from advbench.types import Goal, Status
 
-__all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "compare", "method_label", "target_label"]
+__all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "compare", "flat", "method_label", "target_label"]
 
 SIGNIFICANT = 0.05
 
@@ -174,7 +174,7 @@ def _rows(records: Sequence[CellRecord]) -> dict[str, str]:
     """Each result's row: targets of one name are told apart by how they were made, or by their weights."""
     labels: dict[str, str] = {}
     for label, group in _grouped(records, target_label).items():
-        labels.update(_told_apart(label, {record.key: _flat(record.spec.target.made_from) for record in group}))
+        labels.update(_told_apart(label, {record.key: flat(record.spec.target.made_from) for record in group}))
     for group in _grouped(records, lambda record: (labels[record.key], record.spec.seed)).values():
         if len({record.spec.target.fingerprint for record in group}) > 1:
             labels.update({r.key: f"{labels[r.key]} [weights {r.spec.target.fingerprint[:8]}]" for r in group})
@@ -201,7 +201,7 @@ def _use_of(record: CellRecord) -> dict[str, Any]:
     spec = record.spec
     limits = {"max queries": spec.threat.max_queries, "max fit queries": spec.threat.max_fit_queries}
     circumstances = {"threat": spec.threat.name, "fit images": spec.dataset.fit_images, "precision": spec.precision}
-    return _flat(spec.parameters) | limits | circumstances
+    return flat(spec.parameters) | limits | circumstances
 
 
 def _told_apart(label: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -215,12 +215,12 @@ def _told_apart(label: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str
     return {key: f"{label} [{words}]" if words else label for key, words in told.items()}
 
 
-def _flat(value: Any, way: str = "") -> dict[str, Any]:
+def flat(value: Any, way: str = "") -> dict[str, Any]:
     """Every single value by the way to it, such as ``surrogates.0.training.seed``."""
     if not isinstance(value, dict | list):
         return {way: value}
     inner = value.items() if isinstance(value, dict) else enumerate(value)
-    return {leaf: own for name, part in inner for leaf, own in _flat(part, f"{way}.{name}".lstrip(".")).items()}
+    return {leaf: own for name, part in inner for leaf, own in flat(part, f"{way}.{name}".lstrip(".")).items()}
 
 
 def _table(

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from advbench.report.answers import version_of
 from advbench.report.classes import in_words
 from advbench.report.compare import ComparedCell, ComparedTable, method_label, target_label
-from advbench.report.formats import Cell, comparison_grid, percent
+from advbench.report.formats import Cell, Grid, comparison_grids, percent
 from advbench.report.plots import LEGIBLE, SHADES, Confusion, Drawing, amplification, confusion_of, exemplary
 from advbench.report.run import Run
 from advbench.results import DIAGNOSTICS, CellRecord, ResultStore, legend
@@ -61,7 +62,7 @@ def render_page(
         summary=f"{len(done)} of {len(runs)} runs have a result.",
         version=version("advbench"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        tables=[_table(table) for table in tables],
+        tables=[_table(table, grid) for table in tables for grid in comparison_grids([table])],
         flags=_flags(tables),
         figures=[{"source": _svg(each.figure), "title": each.title, "words": each.alt} for each in figures.values()],
         confusion=[_confusion(record, store) for record in exemplary(records, tables)],
@@ -71,15 +72,16 @@ def render_page(
     )
 
 
-def _table(table: ComparedTable) -> dict[str, Any]:
-    grid = comparison_grid(table)
+def _table(table: ComparedTable, grid: Grid) -> dict[str, Any]:
     rows = []
     for row, words in zip(table.rows, grid.rows, strict=True):
-        compared = [None, None, *(row.cells.get(method) for method in table.methods), None]
+        compared = [row.cells.get(name) for name in grid.header]
         rows.append([_shown(cell, each) for cell, each in zip(words, compared, strict=True)])
     told = legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags)
     notes = [note for note in grid.notes if note not in told]  # flags have a part of the page to themselves
-    return {"title": table.title, "header": grid.header, "rows": rows, "notes": notes}
+    found_by = " ".join([table.title, *table.methods, *(row.target for row in table.rows)])
+    header = [{"name": name, "is_method": name in table.methods} for name in grid.header]
+    return {"title": grid.title, "words": found_by, "header": header, "rows": rows, "notes": notes}
 
 
 def _shown(cell: Cell, compared: ComparedCell | None) -> dict[str, Any]:
@@ -156,11 +158,13 @@ def _gallery(runs: Sequence[Run], store: ResultStore) -> list[dict[str, Any]]:
         samples = store.samples(record).select(["label", "clean_prediction", "valid_prediction"])
         delta = examples["perturbed"] - examples["clean"]
         factor, classes = amplification(delta), in_words(record.classes)
+        pixels = " (valid pixels)" if version_of(record) == "raw" else ""  # tables count raw ones there
         for position, row in enumerate(examples["rows"].tolist()[:each]):
             truth, before, after = (classes[column[row].as_py()] for column in samples.columns)
             cards.append(
                 {
-                    "key": record.key, "run": run.name, "truth": truth, "before": before, "after": after,
+                    "key": record.key, "run": run.name, "words": f"{_words(record, run)} {truth} {before} {after}",
+                    "truth": truth, "before": before, "after": after + pixels,
                     "factor": f"{factor:g}", "clean": _png(_pixels(examples["clean"][position])),
                     "perturbation": _png(_pixels(0.5 + factor * delta[position])),
                     "perturbed": _png(_pixels(examples["perturbed"][position])),
@@ -169,11 +173,17 @@ def _gallery(runs: Sequence[Run], store: ResultStore) -> list[dict[str, Any]]:
     return cards
 
 
+def _words(record: CellRecord, run: Run) -> str:
+    """What a run is found by."""
+    return f"{run.name}: {method_label(record)} on {target_label(record)}, {record.spec.goal}, {record.spec.budget}"
+
+
 def _run(record: CellRecord, run: Run) -> dict[str, Any]:
     shown = {"spec", "metrics", "environment", "created", "status", "flags"}
     return {
         "key": record.key,
         "name": f"{run.name}: {method_label(record)} on {target_label(record)}",
+        "words": f"{_words(record, run)} {record.key}",
         "status": str(record.status),
         "accuracy": None if record.metrics is None else f"{percent(record.metrics.valid_accuracy)}%",
         "command": run.command,

@@ -172,7 +172,7 @@ def _use(record: CellRecord) -> list[str]:
     differs = [] if spec.budget.epsilon is None else [f"bounded ({spec.budget})"]
     if spec.attack not in _PGN:
         return differs
-    theirs = _GAME | _PGN[spec.attack] | {"gamma": 3.0 if spec.goal is Goal.DEGRADE else 1e-4}
+    theirs = {**_GAME, **_PGN[spec.attack], "gamma": 3.0 if spec.goal is Goal.DEGRADE else 1e-4}
     return [*differs, f"{spec.dataset.fit_images} fit images"] + [
         f"{name.replace('_', '-')} {spec.parameters[name]}, not {value}"
         for name, value in theirs.items()

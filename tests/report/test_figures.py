@@ -19,6 +19,7 @@ from advbench.progress import SILENT
 from advbench.report.compare import compare
 from advbench.report.plots import Drawing, comparison_figures, save
 from advbench.report.plots import regions as region_figure
+from advbench.report.plots.images import triplets
 from advbench.results import CellRecord, ResultStore
 
 RUNS = (
@@ -154,6 +155,18 @@ def test_images_by_gamma_are_the_same_images(drawings: dict[str, Drawing]) -> No
         assert all(0 < np.abs(each - clean).max() < 0.31 for each in perturbed)
 
 
+def test_unbounded_triplets_say_that_they_are_of_valid_pixels(store: ResultStore) -> None:
+    """Tables count raw images there."""
+    unbounded, bounded = (triplets(one(store, *which), store) for which in (("fmn", "plain"), ("fgsm", "plain", 0.3)))
+    assert unbounded is not None
+    assert bounded is not None
+    assert unbounded.title.endswith("by class, valid pixels")
+    assert "perturbed image, valid pixels:" in unbounded.alt
+    assert "valid pixels" in unbounded.figure.get_supxlabel()
+    assert bounded.title.endswith("by class")
+    assert bounded.figure.get_supxlabel() == ""
+
+
 class TestRegions:
     def plane(self, store: ResultStore, attacks: Sequence[tuple[str, str, float]], image: int = 3) -> Any:
         return decision_plane([one(store, *each) for each in attacks], image, 0.8, 21, SILENT)
@@ -161,8 +174,11 @@ class TestRegions:
     def test_of_a_linear_target_they_are_convex_around_its_own_answer(self, store: ResultStore) -> None:
         plane = self.plane(store, [("noise", "plain", 0.1), ("noise", "other", 0.1)])
         samples = store.samples(one(store, "noise", "plain", 0.1))
-        predicted = plane.predictions["quick_targets:plain"]
-        assert list(plane.predictions) == ["quick_targets:plain", "quick_targets:other"]
+        predicted = plane.predictions[0][1]
+        assert [record.spec.target.name for record, _ in plane.predictions] == [
+            "quick_targets:plain",
+            "quick_targets:other",
+        ]
         assert predicted[10, 10] == samples["clean_prediction"][3].as_py()
         assert len(np.unique(predicted)) > 1
         for line in (*predicted, *predicted.T):
@@ -171,7 +187,7 @@ class TestRegions:
     def test_the_loss_rises_to_the_right(self, store: ResultStore) -> None:
         """A linear target's loss is convex, so that right answers along its gradient end and do not come back."""
         plane = self.plane(store, [("noise", "plain", 0.1)])
-        right = plane.predictions["quick_targets:plain"][10] == plane.label
+        right = plane.predictions[0][1][10] == plane.label
         assert list(right) == sorted(right, reverse=True)
 
     def test_they_are_drawn_by_the_command(self, store: ResultStore, tmp_path: Path) -> None:
@@ -196,11 +212,24 @@ class TestRegions:
         assert [panel.get_title() for panel in drawing.figure.axes] == ["quick_targets:plain", "quick_targets:other"]
         assert drawing.title.endswith("image 0 of digits, 32 px")
 
-    def test_the_words_say_how_much_of_the_plane_is_right(self) -> None:
+    def test_the_words_say_how_much_of_the_plane_is_right(self, store: ResultStore) -> None:
         predicted = np.zeros((4, 4), dtype=np.int64)
         predicted[0] = 1
-        drawing = region_figure({"half": predicted}, np.linspace(-1, 1, 4), 0, ["cat", "dog"])
-        assert "half sees cat on 75% of it" in drawing.alt
+        half = one(store, "noise", "plain", 0.1)
+        drawing = region_figure([(half, predicted)], np.linspace(-1, 1, 4), 0, ["cat", "dog"])
+        assert "quick_targets:plain sees cat on 75% of it" in drawing.alt
+
+    def test_targets_of_one_architecture_are_called_as_in_tables(self, store: ResultStore) -> None:
+        record = one(store, "noise", "plain", 0.1)
+        target = record.spec.target
+        made = target.made_from | {"training": (target.made_from["training"] or {}) | {"images": 150}}
+        trained = record.model_copy(
+            update={"spec": record.spec.model_copy(update={"target": target.model_copy(update={"made_from": made})})}
+        )
+        predicted = np.zeros((4, 4), dtype=np.int64)
+        drawing = region_figure([(each, predicted) for each in (record, trained)], np.linspace(-1, 1, 4), 0, ["cat"])
+        titles = [panel.get_title() for panel in drawing.figure.axes]
+        assert titles == [target.name, f"{target.name} (saw 150)"]
 
     def test_an_image_that_is_not_there_is_refused(self, store: ResultStore) -> None:
         with pytest.raises(InvalidConfig, match="there are 40"):

@@ -1,6 +1,8 @@
 """The page in a real browser, where there is one."""
 
 import gc
+import html
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from advbench.cli import main
@@ -15,6 +18,7 @@ from advbench.report.compare import compare
 from advbench.report.page import render_page
 from advbench.report.run import Run
 from advbench.results import CellRecord, ResultStore
+from advbench.threat import Budget
 
 SUITE = """
 title = "A page to look at"
@@ -98,6 +102,30 @@ def test_classes_named_by_numbers_are_shown_in_words(store: ResultStore, add: An
     assert "n01440764" not in text
 
 
+@pytest.mark.parametrize("epsilon", [None, 0.3])
+def test_the_gallery_says_what_it_shows_whatever_classes_are_called(
+    store: ResultStore, add: Any, epsilon: float | None
+) -> None:
+    images = torch.zeros(1, 3, 32, 32)
+    found: CellRecord = add("fgsm", [False] * 200, budget=Budget(epsilon=epsilon))
+    examples = {"rows": torch.tensor([0]), "clean": images, "perturbed": images.clone()}
+    found = store.save(
+        found.model_copy(update={"key": "quoted", "classes": ['a 12" disc', "dog's \\", *"23456789"]}),
+        store.samples(found),
+        {"examples": examples},
+    )
+    run = Run(names={"method": "fgsm"}, command="advbench run", state="stored", record=found)
+    text = render_page("Quotes", "", [run], compare([found], store), {}, store)
+    (words,) = re.findall(r"data-words='(.*)'>", text)
+    seen = "dog's \\ (valid pixels)" if epsilon is None else "dog's \\"
+    assert json.loads(html.unescape(words)) == [
+        'clean image of a 12" disc, seen as a 12" disc',
+        "perturbation, amplified 100 times",
+        f'perturbed image of a 12" disc, seen as {seen}',
+    ]
+    assert f"then {seen}</p>" in html.unescape(text)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium, as Debian packages it."""
@@ -148,6 +176,21 @@ def test_tables_are_sorted_and_filtered(tab: Any) -> None:
         before = tab.locator(f"{items}:visible").count()
         tab.locator(f"input[data-filters={place}]").fill("noise")
         assert 0 < tab.locator(f"{items}:visible").count() < before
+
+
+def test_filters_know_methods_goals_and_budgets(tab: Any) -> None:
+    tab.locator("input[data-filters=grid-1]").fill("NOISE")
+    assert column(tab, 1) == [f"quick_targets:{name}" for name in ("other", "plain", "rounded")]
+    assert tab.locator("#grid-1 th:visible button").all_inner_texts() == ["target", "clean", "noise", "worst case"]
+    tab.locator("input[data-filters=grid-1]").fill("nothing")
+    assert column(tab, 1) == []
+    tab.locator("input[data-filters=grid-1]").fill("")
+    assert tab.locator("#grid-1 th:visible button").count() == 5
+    for place, items in (("tables", "#tables > section"), ("cards", ".card"), ("runs", "#runs details")):
+        everything = tab.locator(items).count()
+        for words, found in (("linf 0.3", everything), ("enhance", everything // 2), ("linf 0.4", 0)):
+            tab.locator(f"input[data-filters={place}]").fill(words)
+            assert tab.locator(f"{items}:visible").count() == found
 
 
 def test_the_gallery_flips_by_keyboard(tab: Any) -> None:

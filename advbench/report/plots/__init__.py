@@ -8,6 +8,7 @@ from advbench.report.plots.curves import convergence, convergence_by
 from advbench.report.plots.drawing import Drawing, save
 from advbench.report.plots.images import amplification, by_gamma, triplets
 from advbench.report.plots.matrices import LEGIBLE, SHADES, Confusion, confusion, confusion_of, transfer
+from advbench.report.plots.naming import columns_of
 from advbench.report.plots.regions import regions
 from advbench.report.plots.strength import against_epsilon, against_gradients, against_queries, against_time, norms
 from advbench.results import CellRecord, ResultStore
@@ -53,21 +54,22 @@ def comparison_figures(
         store: Where their per-image results lie.
         for_page: Leave out what takes longest and what a page shows better by itself: triplets of images and confusion.
     """
-    done = [record for record in records if record.status is Status.OK]
+    columns = columns_of(tables)  # of equal runs under different code, tables have the newest alone
+    done = [record for record in records if record.status is Status.OK and record.key in columns]
     shown = [] if for_page else exemplary(done, tables)
     several: dict[str, Sequence[Drawing | None]] = {
-        "convergence": convergence_by(done),
+        "convergence": convergence_by(done, columns),
         "gamma": by_gamma(done, store),
         "triplets": [triplets(record, store) for record in shown],
         "confusion": [confusion(record, store) for record in shown],
     }
     return _there(
         {
-            "epsilon": against_epsilon(done),
+            "epsilon": against_epsilon(done, columns),
             "time": against_time(tables),
             "gradients": against_gradients(tables),
             "queries": against_queries(tables),
-            "norms": norms(done, store),
+            "norms": norms(done, columns, store),
             "transfer": transfer(done),
             **{f"{name}-{number}": each for name, own in several.items() for number, each in enumerate(own, start=1)},
         }

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from advbench.report.compare import target_label
-from advbench.report.plots.drawing import COLOURS, GREY, STYLES, Drawing, figure_of, grouped, legend, tidy, title_of
+from advbench.report.plots.drawing import (
+    COLOURS,
+    GREY,
+    STYLES,
+    Drawing,
+    figure_of,
+    grouped,
+    legend,
+    looks,
+    tidy,
+    title_of,
+)
+from advbench.report.plots.naming import lines
 from advbench.results import CellRecord
 
 if TYPE_CHECKING:
@@ -32,7 +44,8 @@ PANELS = (
 
 PERCENT = "%"
 
-VARIED = ("gamma", "objective")
+PGN = {"gamma", "objective"}
+"""Parameters by which its kind is known."""
 
 History = Sequence[Mapping[str, float]]
 
@@ -46,20 +59,27 @@ def convergence(record: CellRecord) -> Drawing:
     return Drawing(_drawn({"": record.history}, clean), title, f"{title} by epoch; it ends at {words}.")
 
 
-def convergence_by(records: Sequence[CellRecord]) -> list[Drawing]:
-    """The same for PGNs that differ in gamma or objective alone; seeds are averaged."""
-    fitted = [record for record in records if record.history and set(VARIED) <= record.spec.parameters.keys()]
+def convergence_by(records: Sequence[CellRecord], columns: Mapping[str, str]) -> list[Drawing]:
+    """The same for several configurations of a PGN, a colour each; seeds, and nothing else, are averaged.
+
+    Args:
+        records: What is compared.
+        columns: What tables call them, by their keys.
+    """
+    fitted = [record for record in records if record.history and record.spec.parameters.keys() >= PGN]
     drawings = []
     for name, group in grouped(fitted, _setting).items():
-        differing = [each for each in VARIED if len({record.spec.parameters[each] for record in group}) > 1]
-        if not differing:
+        curves = lines(group, columns)
+        if len(curves) < 2:
             continue
-        histories = _histories(group, differing)
+        histories = {
+            _shortened(label, group[0]): _mean([record.history for record in own]) for label, own in curves.items()
+        }
         ends = "; ".join(
             f"{label}: validation accuracy {history[-1]['validation_accuracy']:.1%}, L1 {history[-1]['l1']:.3g}"
             for label, history in histories.items()
         )
-        title = f"Convergence by {' and '.join(differing)}: {name}"
+        title = f"Convergence of {name}"
         drawings.append(Drawing(_drawn(histories, None), title, f"{title}. At the end, {ends}."))
     return drawings
 
@@ -69,11 +89,10 @@ def _setting(record: CellRecord) -> str:
     return f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.budget}"
 
 
-def _histories(group: Sequence[CellRecord], differing: Sequence[str]) -> dict[str, History]:
-    def label(record: CellRecord) -> str:
-        return ", ".join(f"{name} {record.spec.parameters[name]}" for name in differing)
-
-    return {name: _mean([record.history for record in own]) for name, own in grouped(group, label).items()}
+def _shortened(label: str, record: CellRecord) -> str:
+    """Without the attack, which the title names."""
+    start = f"{record.spec.attack} ["
+    return label.removeprefix(start).removesuffix("]") if label.startswith(start) else label
 
 
 def _mean(histories: Sequence[History]) -> History:
@@ -89,17 +108,19 @@ def _drawn(histories: Mapping[str, History], clean: float | None) -> "Figure":
     figure = figure_of(7.2, 5.0)
     axes = list(figure.subplots(2, 2).flat)
     several = len(histories) > 1
+    styles = looks(histories)
     for panel, (title, unit, quantities) in zip(axes, PANELS, strict=True):
         scale = 100 if unit == PERCENT else 1
-        for position, (name, history) in enumerate(histories.items()):
+        for name, history in histories.items():
             for rank, (column, words) in enumerate(quantities):
                 if column in history[0]:
                     panel.plot(
                         [epoch["epoch"] for epoch in history],
                         [scale * epoch[column] for epoch in history],
-                        color=COLOURS[position if several else rank],
+                        color=styles[name]["color"] if several else COLOURS[rank],
                         linestyle=STYLES[rank],
-                        marker=".",
+                        marker=styles[name]["marker"] if several else ".",
+                        markersize=4,
                         label=name if several and rank == 0 else "" if several else words,
                     )
         if clean is not None and unit == PERCENT:

@@ -122,12 +122,17 @@ def legend(figure: "Figure") -> None:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
-        inches = 0.6 + 0.065 * max(map(len, handles))
+        wide = figure.get_figwidth()
+        names = [textwrap.fill(name, int((wide - 0.6) / 0.065)) for name in handles]
+        inches = 0.6 + 0.065 * max(len(line) for name in names for line in name.splitlines())
+        columns = max(1, min(len(names), int(wide / inches)))
+        rows = sum(1 + name.count("\n") for name in names) / columns
+        figure.set_figheight(figure.get_figheight() + 0.15 * max(0, rows - 4))  # it is not to squeeze the panels
         figure.legend(
             list(handles.values()),
-            list(handles),
+            names,
             loc="outside lower center",
-            ncols=max(1, min(len(handles), int(figure.get_figwidth() / inches))),
+            ncols=columns,
             fontsize=7,
             frameon=False,
         )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from advbench.report.answers import version_of
 from advbench.report.classes import in_words
 from advbench.report.compare import method_label, target_label
 from advbench.report.plots.drawing import BLUE, ORANGE, Drawing, figure_of, grouped
@@ -34,10 +35,19 @@ def triplets(record: CellRecord, store: ResultStore) -> Drawing | None:
     columns = [samples[name] for name in PREDICTIONS]
     classes = in_words(record.classes)
     predictions = [tuple(classes[column[row].as_py()] for column in columns) for row in rows]
-    title = f"{method_label(record)}, {record.spec.goal}, {record.spec.budget}, on {target_label(record)}: by class"
+    pixels = _pixels(record)
+    place = f"{method_label(record)}, {record.spec.goal}, {record.spec.budget}, on {target_label(record)}"
+    title = f"{place}: by class{pixels}"
     words = "; ".join(f"a {truth} seen as {before}, then as {after}" for truth, before, after in predictions)
     figure = _triplets(examples["clean"][order], examples["perturbed"][order], predictions)
-    return Drawing(figure, title, f"Clean image, amplified perturbation and perturbed image: {words}.")
+    if pixels:
+        figure.supxlabel("perturbed images as valid pixels, clipped to [0, 1]", fontsize=7)
+    return Drawing(figure, title, f"Clean image, amplified perturbation and perturbed image{pixels}: {words}.")
+
+
+def _pixels(record: CellRecord) -> str:
+    """Where tables count raw images, that what is shown was seen as valid ones."""
+    return ", valid pixels" if version_of(record) == "raw" else ""
 
 
 def _triplets(clean: "Tensor", perturbed: "Tensor", predictions: Sequence[tuple[str, ...]]) -> "Figure":
@@ -94,11 +104,13 @@ def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]
             continue
         rows = sorted(shared)[:MOST_IMAGES]
         gammas = ", ".join(f"{gamma:g}" for gamma in reversed(examples))
-        title = f"Images by gamma: {name}"
+        pixels = _pixels(group[0])
+        title = f"Images by gamma: {name}{pixels}"
         figure = figure_of(1.25 * (1 + len(examples)), 1.55 * len(rows))
         for strip, row in zip(figure.subplots(len(rows), squeeze=False).flat, rows, strict=True):
             _strip(strip, *_by_gamma(row, examples, by_value, store))
-        drawings.append(Drawing(figure, title, f"{len(rows)} images, each clean and perturbed under gamma {gammas}."))
+        words = f"{len(rows)} images, each clean and perturbed under gamma {gammas}{pixels}."
+        drawings.append(Drawing(figure, title, words))
     return drawings
 
 

@@ -1,12 +1,14 @@
 """Decision regions around one image, as in figure 3 of Liu et al. 2016."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from advbench.report.classes import in_words
+from advbench.report.compare import target_label
 from advbench.report.plots.drawing import COLOURS, Drawing, panels
+from advbench.results import CellRecord
 
 __all__ = ["regions"]
 
@@ -14,12 +16,16 @@ OTHER = "#DDDDDD"
 
 
 def regions(
-    predictions: Mapping[str, NDArray[np.int64]], positions: NDArray[np.float64], truth: int, classes: Sequence[str]
+    predictions: Sequence[tuple[CellRecord, NDArray[np.int64]]],
+    positions: NDArray[np.float64],
+    truth: int,
+    classes: Sequence[str],
 ) -> Drawing:
     """A panel for each target, a colour for each class, the image itself in the middle.
 
     Args:
-        predictions: For each target ``(positions, positions)`` classes; the gradient is along the columns.
+        predictions: For each target a result, and ``(positions, positions)`` classes; the gradient is along the
+            columns.
         positions: Along both axes, pixels in [0, 1] as a root mean square.
         truth: The image's true class.
         classes: Names, as the data has them.
@@ -28,16 +34,18 @@ def regions(
     from matplotlib.patches import Patch
 
     classes = in_words(classes)
-    largest = np.bincount(np.concatenate([each.ravel() for each in predictions.values()]), minlength=len(classes))
+    largest = np.bincount(np.concatenate([each.ravel() for _, each in predictions]), minlength=len(classes))
     named = [int(each) for each in np.argsort(-largest, kind="stable") if largest[each]][: len(COLOURS)]
     code = np.full(len(classes), len(named))
     code[named] = np.arange(len(named))
     colours = [*COLOURS[: len(named)], OTHER]
     palette, steps = ListedColormap(colours), BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
-    figure, axes = panels(list(predictions), width=2.9, height=2.9)
+    names = [target_label(record) for record, _ in predictions]
+    names = [f"{name}, {n}" if name in names[: n - 1] else name for n, name in enumerate(names, start=1)]
+    figure, axes = panels(names, width=2.9, height=2.9)
     reach = float(positions[-1])
     kept = {}
-    for panel, (name, predicted) in zip(axes, predictions.items(), strict=True):
+    for panel, name, (_, predicted) in zip(axes, names, predictions, strict=True):
         panel.imshow(
             code[predicted], cmap=palette, norm=steps, origin="lower", extent=(-reach, reach, -reach, reach),
             interpolation="nearest",

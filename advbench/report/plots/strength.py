@@ -1,24 +1,30 @@
 """How far methods go: against epsilon, time, gradients and queries, and the size of what they add."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from advbench.report.answers import column_of
-from advbench.report.compare import ComparedCell, ComparedTable, method_label, target_label
+from advbench.report.compare import ComparedCell, ComparedTable, target_label
 from advbench.report.plots.drawing import GREY, Drawing, grouped, legend, looks, panels
+from advbench.report.plots.naming import lines
 from advbench.results import CellRecord, ResultStore
 from advbench.types import Goal
 
 __all__ = ["against_epsilon", "against_gradients", "against_queries", "against_time", "norms"]
 
 
-def against_epsilon(records: Sequence[CellRecord]) -> Drawing | None:
-    """Accuracy against epsilon, a panel for each target, dataset, norm and goal that has several budgets."""
+def against_epsilon(records: Sequence[CellRecord], columns: Mapping[str, str]) -> Drawing | None:
+    """Accuracy against epsilon, a panel for each target, dataset, norm and goal that has several budgets.
+
+    Args:
+        records: What is compared.
+        columns: What tables call them, by their keys.
+    """
     bounded = [record for record in records if record.spec.budget.epsilon is not None and record.metrics is not None]
     groups = {
-        name: group
+        name: lines(group, columns)
         for name, group in grouped(
             bounded, lambda r: f"{target_label(r)}, {r.spec.dataset.name}, {r.spec.goal}, {r.spec.budget.norm}"
         ).items()
@@ -27,10 +33,10 @@ def against_epsilon(records: Sequence[CellRecord]) -> Drawing | None:
     if not groups:
         return None
     figure, axes = panels(list(groups), height=3.2)
-    styles = looks(method_label(record) for group in groups.values() for record in group)
+    styles = looks(method for group in groups.values() for method in group)
     words = []
     for panel, (name, group) in zip(axes, groups.items(), strict=True):
-        for method, own in grouped(group, method_label).items():
+        for method, own in group.items():
             found = defaultdict(list)
             for record in own:
                 if record.metrics is not None:
@@ -43,7 +49,8 @@ def against_epsilon(records: Sequence[CellRecord]) -> Drawing | None:
             words.append(
                 f"{name}, {method}: {means[0]:.1f}% at {epsilons[0]:g} to {means[-1]:.1f}% at {epsilons[-1]:g}"
             )
-        clean = float(np.mean([100 * record.metrics.clean_accuracy for record in group if record.metrics]))
+        metrics = [record.metrics for own in group.values() for record in own if record.metrics]
+        clean = float(np.mean([100 * each.clean_accuracy for each in metrics]))
         panel.axhline(clean, color=GREY, linestyle=":", label="clean")
         panel.set(xlabel="epsilon", ylabel="valid accuracy, %", ylim=(-3, 103))
     legend(figure)
@@ -68,34 +75,33 @@ def against_queries(tables: Sequence[ComparedTable]) -> Drawing | None:
 def _against(
     tables: Sequence[ComparedTable], title: str, unit: str, cost: Callable[[ComparedCell], float | None]
 ) -> Drawing | None:
-    """A panel for each table where anything costs something; what nothing cheaper beats is joined (Pareto)."""
+    """A panel for each target of each table where anything costs something; what nothing cheaper beats is joined."""
     kept = [
-        table
+        (f"{row.target}: {table.title}", row, table.goal)
         for table in tables
-        if len(table.methods) > 1 and any(cost(cell) for row in table.rows for cell in row.cells.values())
+        for row in table.rows
+        if len(row.cells) > 1 and any(cost(cell) for cell in row.cells.values())
     ]
     if not kept:
         return None
-    figure, axes = panels([table.title for table in kept], height=3.2)
-    styles = looks(method for table in kept for method in table.methods)
+    figure, axes = panels([name for name, _, _ in kept], height=3.2)
+    styles = looks(method for _, row, _ in kept for method in row.cells)
     words = []
-    for panel, table in zip(axes, kept, strict=True):
+    for panel, (name, row, goal) in zip(axes, kept, strict=True):
         points: list[tuple[float, float, str]] = []
-        for method in table.methods:
-            cells = [row.cells[method] for row in table.rows if method in row.cells]
-            places = [(cost(cell), cell.accuracy) for cell in cells]
-            known = [(x, 100 * y, method) for x, y in places if x is not None and y is not None]
-            if known:
-                look = {name: styles[method][name] for name in ("color", "marker")}
-                panel.scatter([x for x, _, _ in known], [y for _, y, _ in known], **look, s=24, label=method)
-            points += known
+        for method, cell in row.cells.items():
+            spent = cost(cell)
+            if spent is not None and cell.accuracy is not None:
+                points.append((spent, 100 * cell.accuracy, method))
+                look = {each: styles[method][each] for each in ("color", "marker")}
+                panel.scatter(spent, 100 * cell.accuracy, **look, s=24, label=method)
         panel.set_xscale("symlog", linthresh=0.1)
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # powers of ten take long to typeset
         panel.set(xlabel=unit, ylabel="accuracy, %", ylim=(-3, 103))
         panel.set_xlim(-0.02, 1.6 * max([1, *(x for x, _, _ in points)]))
-        best = _front(points, table.goal)
+        best = _front(points, goal)
         panel.plot([x for x, _, _ in best], [y for _, y, _ in best], color=GREY, linewidth=1, zorder=0)
-        words.append(f"{table.title}: " + ", ".join(f"{method} {y:.1f}% at {x:.3g} {unit}" for x, y, method in best))
+        words.append(f"{name}: " + ", ".join(f"{method} {y:.1f}% at {x:.3g} {unit}" for x, y, method in best))
     legend(figure)
     return Drawing(figure, title, f"What nothing cheaper beats is joined. {'; '.join(words)}.")
 
@@ -110,29 +116,35 @@ def _front(points: Sequence[tuple[float, float, str]], goal: Goal) -> list[tuple
     return front
 
 
-def norms(records: Sequence[CellRecord], store: ResultStore) -> Drawing | None:
-    """The share of images whose class changed by a perturbation of at most each size, where there was no bound."""
+def norms(records: Sequence[CellRecord], columns: Mapping[str, str], store: ResultStore) -> Drawing | None:
+    """The share of images whose class changed by a perturbation of at most each size, where there was no bound.
+
+    Args:
+        records: What is compared.
+        columns: What tables call them, by their keys.
+        store: Where their per-image results lie.
+    """
     groups = {
-        name: group
+        name: curves
         for name, group in grouped(
             [record for record in records if record.spec.budget.epsilon is None],
             lambda r: f"{target_label(r)}, {r.spec.dataset.name}, {r.spec.goal}, unbounded, {r.spec.budget.norm}",
         ).items()
-        if len({method_label(record) for record in group}) > 1
+        if len(curves := lines(group, columns)) > 1
     }
     if not groups:
         return None
     figure, axes = panels(list(groups), height=3.2)
-    styles = looks(method_label(record) for group in groups.values() for record in group)
+    styles = looks(method for group in groups.values() for method in group)
     words = []
     for panel, (name, group) in zip(axes, groups.items(), strict=True):
-        for method, own in grouped(group, method_label).items():
+        for method, own in group.items():
             tried, sizes = _sizes_where_changed(own, store)
             if len(sizes):
                 look = {each: styles[method][each] for each in ("color", "linestyle")}
                 panel.step(sizes, 100 * np.arange(1, len(sizes) + 1) / tried, where="post", **look, label=method)
                 words.append(f"{name}, {method}: {len(sizes) / tried:.1%} changed, median size {np.median(sizes):.3g}")
-        panel.set(xlabel=f"{group[0].spec.budget.norm} norm", ylabel="class changed so far, %", ylim=(0, 103))
+        panel.set(xlabel=f"{own[0].spec.budget.norm} norm", ylabel="class changed so far, %", ylim=(0, 103))
         panel.set_xlim(left=0)
     legend(figure)
     return Drawing(figure, "Norms of what changed the class", f"Cumulative, a line a method. {'; '.join(words)}.")
