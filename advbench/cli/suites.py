@@ -46,15 +46,22 @@ def suite() -> None:
 @errors_in_one_line
 @garbage_kept()
 def plan_(file: Path, scale: str | None, only: Sequence[str], results: str) -> None:
-    """Show a suite's cells: what is stored, what is to run and how long it may take, what cannot run and why."""
-    from advbench.results import ResultStore
-    from advbench.suites import load_suite, plan
+    """Show a suite's cells: what is stored, what is to run and how long it may take, what cannot run and why.
 
+    Of a cell that is to run and was tried before, it says how that ended. Exits with 1 where a cell is invalid.
+    """
+    from advbench.results import ResultStore
+    from advbench.suites import Journal, State, load_suite, plan
+
+    store = ResultStore(results)
     loaded = load_suite(file, scale)
-    planned = _chosen(plan(loaded, request_of, ResultStore(results)), only)
+    planned = _chosen(plan(loaded, request_of, store), only)
+    failures = {id(cell): reason for cell, reason in Journal.of(loaded, store).failures_of(planned)}
     screen = Screen()
-    screen.show(_table(loaded, planned))
+    screen.show(_table(loaded, planned, failures))
     screen.show(_summary(planned))
+    if any(cell.state is State.INVALID for cell in planned):
+        click.get_current_context().exit(1)
 
 
 @suite.command()
@@ -85,7 +92,8 @@ def status(file: Path, scale: str | None, only: Sequence[str], results: str) -> 
 @ONLY
 @RESULTS
 @click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="local: processes side by side. One a processor.")
+@click.option("--workers", type=click.IntRange(1), metavar="N",
+              help="local: processes side by side. One an accelerator, or else a processor.")  # fmt: skip
 @click.option("--address", metavar="HOST:PORT", help="ray: of the cluster. The one this machine is part of.")
 @click.option("--cpus", type=click.IntRange(1), metavar="N", help="ray: processors for a cell. 1.")
 @click.option("--gpus", type=click.FloatRange(0), metavar="N", help="ray: accelerators for a cell. 1 where there are.")
@@ -93,9 +101,9 @@ def status(file: Path, scale: str | None, only: Sequence[str], results: str) -> 
 def run(file: Path, scale: str | None, only: Sequence[str], results: str, executor: str, **resources: Any) -> None:
     """Run what of a suite is not stored yet, and compare.
 
-    Each cell is by itself: one that fails says why and holds up no other. Stopped or killed at any moment, the same
-    command goes on from where it was; run twice at once, the two share the work. On a cluster, all machines share
-    --results, a folder or a URL, and the folder ADVBENCH_HOME.
+    Each cell is by itself: one that fails says why and holds up no other, and the next run tries it again. Stopped or
+    killed at any moment, the same command goes on from where it was; run twice at once, the two share the work. On a
+    cluster, all machines share --results, a folder or a URL, and the folder ADVBENCH_HOME.
     """
     from advbench.cli.watch import Watch
     from advbench.report import formats
@@ -164,7 +172,7 @@ def _executor(name: str, results: str, resources: Mapping[str, Any]) -> "Executo
     Raises:
         InvalidConfig: An option that means nothing there, or results that workers would not share.
     """
-    from advbench.suites import processors, run_locally, run_on_ray
+    from advbench.suites import run_locally, run_on_ray
 
     own = ("workers",) if name == "local" else ("address", "cpus", "gpus")
     for option, value in resources.items():
@@ -173,12 +181,12 @@ def _executor(name: str, results: str, resources: Mapping[str, Any]) -> "Executo
     if results.startswith("memory:"):
         raise InvalidConfig(f"--results {results} is seen by one process alone: a suite has several; name a folder")
     if name == "local":
-        return partial(run_locally, workers=resources["workers"] or processors())
+        return partial(run_locally, workers=resources["workers"])
     address, cpus = resources["address"] or "auto", resources["cpus"] or 1
     return partial(run_on_ray, address=address, processors=cpus, accelerators=resources["gpus"])
 
 
-def _table(loaded: "Suite", planned: "Sequence[PlannedCell]") -> "Table":
+def _table(loaded: "Suite", planned: "Sequence[PlannedCell]", failures: Mapping[int, str]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -189,6 +197,8 @@ def _table(loaded: "Suite", planned: "Sequence[PlannedCell]") -> "Table":
         table.add_column(name)
     for cell in planned:
         state = str(cell.state) + (f": {cell.reason}" if cell.reason else "")
+        if id(cell) in failures:
+            state += f"; before, it ended as {failures[id(cell)]}"
         seconds = "" if cell.seconds is None else _duration(cell.seconds)
         table.add_row(*(Text(str(name)) for name in cell.cell.names.values()), Text(state), seconds)
     return table

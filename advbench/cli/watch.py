@@ -1,14 +1,28 @@
 """One view of a suite under way: what is done, what is running with its losses, what is left."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from advbench.types import Status
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from advbench.suites import Done, Event, PlannedCell
 
 __all__ = ["Watch"]
@@ -25,25 +39,13 @@ class Watch:
     """
 
     def __init__(self, cells: "Mapping[int, PlannedCell]") -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.table import Column
-
         # What a cell is called gives way to the figures in a narrow terminal.
         called = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         figures: list[ProgressColumn] = [
             BarColumn(12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            _TimeToGo(),
             TextColumn("{task.fields[figures]}"),
         ]
 
@@ -57,6 +59,7 @@ class Watch:
         )
         self._whole = self._bars.add_task("cells", total=len(cells), figures="")
         self._running: dict[int, TaskID] = {}
+        self._workers = 0
         self._ended: set[int] = set()
         self._failed = 0
 
@@ -85,6 +88,8 @@ class Watch:
             total=event.total or None,
             figures=figures,
         )
+        self._workers = max(self._workers, len(self._running))
+        self._bars.update(self._whole, to_go=self._to_go())
 
     def end(self, done: "Done") -> None:
         """Take a cell off, and count it."""
@@ -94,3 +99,26 @@ class Watch:
             self._bars.remove_task(task)
         self._failed += done.status is not Status.OK
         self._bars.update(self._whole, advance=1, figures=f"{self._failed} without a result" if self._failed else "")
+
+    def _to_go(self) -> float | None:
+        """Seconds by the plan's estimates; None where a cell that is left has none, or all take longer than theirs."""
+        elapsed = {task.id: task.elapsed or 0.0 for task in self._bars.tasks}
+        spent = {number: elapsed[task] for number, task in self._running.items()}
+        left = []
+        for number, cell in self._cells.items():
+            if number not in self._ended:
+                if cell.seconds is None:
+                    return None
+                left.append(max(0.0, cell.seconds - spent.get(number, 0.0)))
+        return max(*left, sum(left) / self._workers) or None
+
+
+class _TimeToGo(TimeRemainingColumn):
+    """As a bar was told, else by its speed so far."""
+
+    def render(self, task: Task) -> Text:
+        """Show it."""
+        seconds = task.fields.get("to_go")
+        if seconds is None:
+            return super().render(task)
+        return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")

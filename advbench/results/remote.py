@@ -8,8 +8,9 @@
 What holds: a result is there with all of its files or not at all, where the backend's files appear whole (those of S3,
 Google Cloud and Azure do). A result is made by one process at a time, where the backend creates files
 exclusively (these do). A claim that its process left behind is taken over once it has not been renewed for
-``STALE_SECONDS``; a process that was held up for longer and then goes on makes the same result a second time.
-Checkpoints stay on the machine that made them.
+``STALE_SECONDS``: of all who write their own over it, the last has it, as they find when they read it back
+``SETTLE_SECONDS`` later. A process that was held up for longer than the former and then goes on makes the same result a
+second time, and leaves the claim to who has it. Checkpoints stay on the machine that made them.
 """
 
 import os
@@ -27,7 +28,7 @@ from advbench.errors import InvalidConfig, ResultClaimed, StorageError
 
 __all__ = ["Remote", "is_url"]
 
-RENEW_SECONDS, STALE_SECONDS, POLL_SECONDS = 10.0, 60.0, 1.0
+RENEW_SECONDS, STALE_SECONDS, SETTLE_SECONDS, POLL_SECONDS = 10.0, 60.0, 5.0, 1.0
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -138,7 +139,10 @@ class Remote:
             if found != seen:
                 seen, since = found, time.monotonic()
             if _is_dead(seen) or time.monotonic() - since > STALE_SECONDS:
-                self.remove(path)
+                self.write(path, owner.encode())
+                time.sleep(SETTLE_SECONDS)  # longer than from another's judging it stale to their writing
+                if self._is_ours(path, owner):
+                    break
             elif not wait:
                 raise ResultClaimed(f"another process is making the result: {seen.decode(errors='replace')}")
             else:
@@ -151,7 +155,8 @@ class Remote:
         finally:
             released.set()
             renewing.join()
-            self.remove(path)
+            if self._is_ours(path, owner):
+                self.remove(path)
 
     @_said_in_one_line
     def _create(self, path: str, content: bytes) -> bool:
@@ -164,11 +169,16 @@ class Remote:
             return False
         return True
 
+    def _is_ours(self, path: str, owner: str) -> bool:
+        return self.read([path]).get(path, b"").startswith(owner.encode())
+
     def _renew(self, path: str, owner: str, released: threading.Event) -> None:
         count = 0
         while not released.wait(RENEW_SECONDS):
             count += 1
             try:
+                if not self._is_ours(path, owner):
+                    return
                 self.write(path, f"{owner} {count}".encode())
             except StorageError:  # tried again the next time; the result itself is what has to come through
                 continue

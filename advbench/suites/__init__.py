@@ -5,7 +5,7 @@ What only decides what runs where is apart from ``bench``, so that changing it l
 
 from advbench.suites.cluster import run_on_ray
 from advbench.suites.journal import Journal
-from advbench.suites.local import processors, run_locally
+from advbench.suites.local import run_locally
 from advbench.suites.plan import PlannedCell, State, plan
 from advbench.suites.suite import Suite, SuiteCell, load_suite
 from advbench.suites.work import Done, Event, Executor
@@ -21,7 +21,6 @@ __all__ = [
     "SuiteCell",
     "load_suite",
     "plan",
-    "processors",
     "run_locally",
     "run_on_ray",
 ]

@@ -117,6 +117,9 @@ def _collect(
             number = futures.pop(future)
             try:
                 done = ray.get(future)
+            except ray.exceptions.RayTaskError as error:
+                reason = f"{type(error.cause).__name__}: {error.cause}"
+                done = Done(number, Status.FAILED, reason, None, 0.0)
             except ray.exceptions.RayError as error:
                 reason = f"its worker died {RETRIES + 1} times: {str(error).splitlines()[0]}"
                 done = Done(number, Status.FAILED, reason, None, 0.0)

@@ -13,14 +13,17 @@ from advbench.types import Status
 
 __all__ = ["Journal"]
 
+SUBJECT = "failures"
+"""Of the notes."""
+
 
 @dataclass(frozen=True)
 class Journal:
-    """One suite's failures beside its results: a note each, the latest word on its cell, whoever else writes.
+    """Failures beside the results: a note each, the latest word on its cell, in whichever suite that stands.
 
     Args:
         store: The results.
-        suite: The suite's identity.
+        suite: The title of the suite that is run, which its notes say.
     """
 
     store: ResultStore
@@ -28,8 +31,8 @@ class Journal:
 
     @classmethod
     def of(cls, suite: Suite, store: ResultStore) -> "Journal":
-        """The journal of a suite."""
-        return cls(store, suite.identity)
+        """The journal that a suite reads, and adds to."""
+        return cls(store, suite.title)
 
     def add(self, planned: PlannedCell, done: Done) -> None:
         """Write one failure down; of a cell that has a result, its record tells."""
@@ -37,14 +40,20 @@ class Journal:
             return
         identity = request_identity(planned.request.model_dump(mode="json"))
         if done.status is Status.OK:
-            self.store.drop_note(self.suite, digest(identity))
+            self.store.drop_note(SUBJECT, digest(identity))
             return
-        content = {"identity": identity, "cell": str(planned.cell), "status": str(done.status), "reason": done.reason}
-        self.store.write_note(self.suite, digest(identity), json.dumps(content))
+        content = {
+            "identity": identity,
+            "suite": self.suite,
+            "cell": str(planned.cell),
+            "status": str(done.status),
+            "reason": done.reason,
+        }
+        self.store.write_note(SUBJECT, digest(identity), json.dumps(content))
 
     def failures(self) -> Mapping[str, str]:
         """Why cells ended without a result, by their request's identity."""
-        notes = map(json.loads, self.store.notes(self.suite))
+        notes = map(json.loads, self.store.notes(SUBJECT))
         return {note["identity"]: f"{note['status']}: {note['reason']}" for note in notes}
 
     def failures_of(self, planned: Sequence[PlannedCell]) -> list[tuple[PlannedCell, str]]:

@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -13,96 +14,124 @@ from advbench.bench import RunRequest, Workshop
 from advbench.suites.work import POLL_SECONDS, RETRIES, Done, Event, work
 from advbench.types import Status
 
-__all__ = ["processors", "run_locally"]
+__all__ = ["run_locally"]
 
 
-def processors() -> int:
+def _processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_locally(requests: Mapping[int, RunRequest], tell: Callable[[Event], None], *, workers: int) -> Iterator[Done]:
+def run_locally(
+    requests: Mapping[int, RunRequest], tell: Callable[[Event], None], *, workers: int | None = None
+) -> Iterator[Done]:
     """Run cells in processes of this machine: an ``Executor``.
 
     Args:
         requests: By the cells' numbers.
         tell: Told how far the cells are.
-        workers: Processes; each gets its share of the processors.
+        workers: Processes; each gets its share of the processors. None starts one for each accelerator where cells
+            would use one, else one for each processor.
     """
-    attempts = dict.fromkeys(requests, 0)
-    waiting = list(requests)
-    while waiting:
-        alone = [number for number in waiting if attempts[number]]  # a cell whose worker died is tried by itself
-        batch = alone[:1] or waiting
-        survived = set()
-        for done in _pool(batch, requests, 1 if alone else min(workers, len(batch)), workers, tell):
-            survived.add(done.cell)
-            yield done
-        left = [number for number in waiting if number not in survived]
-        for number in left:
-            if number in batch:
-                attempts[number] += 1
-        given_up = [number for number in left if attempts[number] > RETRIES]
-        for number in given_up:
-            reason = f"its worker process died {attempts[number]} times: killed, or out of memory; try fewer --workers"
-            yield Done(number, Status.FAILED, reason, None, 0.0)
-        waiting = [number for number in left if number not in given_up]
-
-
-def _pool(
-    numbers: Sequence[int],
-    requests: Mapping[int, RunRequest],
-    workers: int,
-    share: int,
-    tell: Callable[[Event], None],
-) -> Iterator[Done]:
-    """Give what ended until all has, or until a worker died."""
-    spawn = multiprocessing.get_context("spawn")
-    events: Any = spawn.Queue()
-    devices = spawn.SimpleQueue()
-    for number in range(workers):
-        devices.put(number)
-    with ProcessPoolExecutor(
-        workers, mp_context=spawn, initializer=_start, initargs=(events, devices, max(1, processors() // share))
-    ) as pool:
-        futures = {pool.submit(_run, number, requests[number], False): number for number in numbers}
-        try:
-            while futures:
-                ended, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-                _pass_on(events, tell)
-                for future in ended:
-                    number, done = futures.pop(future), future.result()
-                    if done is not None:
-                        yield done
+    workers = workers or _accelerators(requests.values()) or _processors()
+    threads = max(1, _processors() // workers)
+    idle = [_Worker(place, threads) for place in range(min(workers, len(requests)))]
+    running: dict[Future[Done | None], tuple[int, _Worker]] = {}
+    waiting = deque((number, False) for number in requests)
+    suspects: deque[int] = deque()  # cells whose worker died are left for last, each by itself in a fresh one
+    deaths: Counter[int] = Counter()
+    try:
+        while waiting or suspects or running:
+            if not waiting and not running:
+                _stop(idle)
+                idle = [_Worker(0, threads)]
+                waiting.append((suspects.popleft(), False))
+            while idle and waiting:
+                worker, (number, for_others) = idle.pop(), waiting.popleft()
+                running[worker.begin(number, requests[number], for_others)] = number, worker
+            ended, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for _, worker in running.values():
+                worker.pass_on(tell)
+            for future in ended:
+                number, worker = running.pop(future)
+                idle.append(worker)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    deaths[number] += 1
+                    if deaths[number] > RETRIES:
+                        yield _given_up(number)
                     else:
-                        futures[pool.submit(_run, number, requests[number], True)] = number
-        except BrokenProcessPool:
-            return
-        except BaseException:
-            _stop(pool)
-            raise
+                        suspects.append(number)
+                        tell(Event(number, "its worker died: left for last"))
+                elif (done := future.result()) is None:
+                    waiting.append((number, True))
+                else:
+                    yield done
+    finally:
+        _stop([*idle, *(worker for _, worker in running.values())])
 
 
-def _pass_on(events: Any, tell: Callable[[Event], None]) -> None:
-    while True:
+def _accelerators(requests: Iterable[RunRequest]) -> int:
+    """How many accelerators there are for cells that would use one."""
+    if all(request.runtime.device == "cpu" for request in requests):
+        return 0
+    import torch  # lazy: takes seconds
+
+    return torch.cuda.device_count()
+
+
+def _given_up(cell: int) -> Done:
+    reason = f"its worker process died {RETRIES + 1} times: killed, or out of memory; try fewer --workers"
+    return Done(cell, Status.FAILED, reason, None, 0.0)
+
+
+class _Worker:
+    """One process that is at one cell at a time, so that its death is known by its cell; and another where it died.
+
+    Args:
+        place: Its number among those side by side.
+        threads: Of computation.
+    """
+
+    def __init__(self, place: int, threads: int) -> None:
+        self._place, self._threads = place, threads
+        self._open()
+
+    def _open(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._events: Any = spawn.Queue()
+        self._pool = ProcessPoolExecutor(1, spawn, _start, (self._events, self._place, self._threads))
+
+    def begin(self, cell: int, request: RunRequest, for_others: bool) -> "Future[Done | None]":
         try:
-            tell(events.get_nowait())
-        except queue.Empty:
-            return
+            return self._pool.submit(_run, cell, request, for_others)
+        except BrokenProcessPool:
+            self._open()
+            return self._pool.submit(_run, cell, request, for_others)
+
+    def pass_on(self, tell: Callable[[Event], None]) -> None:
+        while True:
+            try:
+                tell(self._events.get_nowait())
+            except queue.Empty:
+                return
+
+    def stop(self) -> None:
+        for process in list((self._pool._processes or {}).values()):
+            process.terminate()
+        self._pool.shutdown(cancel_futures=True)
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
-    """On Ctrl-C, end the workers at once: their checkpoints are on disk."""
-    for process in list((pool._processes or {}).values()):
-        process.terminate()
-    pool.shutdown(wait=True, cancel_futures=True)
+def _stop(workers: Iterable[_Worker]) -> None:
+    """End workers at once: results and checkpoints are on disk."""
+    for worker in workers:
+        worker.stop()
 
 
 _events: Any = None
 _workshop = Workshop()
 
 
-def _start(events: Any, devices: Any, threads: int) -> None:
+def _start(events: Any, place: int, threads: int) -> None:
     """Set a fresh worker up: its share of the processors, and its own accelerator where there are several."""
     global _events
     import torch
@@ -110,9 +139,8 @@ def _start(events: Any, devices: Any, threads: int) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _events = events
     torch.set_num_threads(threads)
-    number = devices.get()
     if torch.cuda.device_count() > 1:
-        torch.cuda.set_device(number % torch.cuda.device_count())
+        torch.cuda.set_device(place % torch.cuda.device_count())
 
 
 def _die_with_parent() -> None:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from advbench.bench import RunRequest, build_method, why_incompatible
-from advbench.errors import AdvbenchError
+from advbench.errors import AdvbenchError, UnknownName
 from advbench.files import code_digest
 from advbench.results import CellRecord, ResultStore
 from advbench.suites.suite import Suite, SuiteCell
@@ -67,7 +67,7 @@ def plan(suite: Suite, parse: Parse, store: ResultStore) -> list[PlannedCell]:
         if record.status is Status.OK and record.spec.code == code
     }
     times = _times(records)
-    return [_planned(cell, parse, store, stored, times) for cell in suite.cells()]
+    return [_planned(suite, cell, parse, store, stored, times) for cell in suite.cells()]
 
 
 def request_identity(request: Mapping[str, Any]) -> str:
@@ -79,6 +79,7 @@ def request_identity(request: Mapping[str, Any]) -> str:
 
 
 def _planned(
+    suite: Suite,
     cell: SuiteCell,
     parse: Parse,
     store: ResultStore,
@@ -90,7 +91,7 @@ def _planned(
         build_method(request.attack, dict(request.options))
         reason = why_incompatible(request)
     except AdvbenchError as error:
-        return PlannedCell(cell, State.INVALID, reason=str(error))
+        return PlannedCell(cell, State.INVALID, reason=_located(suite, cell, error))
     if reason is not None:
         return PlannedCell(cell, State.INCOMPATIBLE, request, reason)
     dumped = request.model_dump(mode="json")
@@ -99,6 +100,15 @@ def _planned(
         return PlannedCell(cell, State.STORED, request, record=record)
     seconds = next((times[like] for like in _likes(dumped) if like in times), None)
     return PlannedCell(cell, State.TO_RUN, request, seconds=seconds)
+
+
+def _located(suite: Suite, cell: SuiteCell, error: AdvbenchError) -> str:
+    """What is wrong with a cell, with the line of the option that is not known or says what is not."""
+    name = error.name if isinstance(error, UnknownName) else None
+    for option, value in cell.options.items():
+        if name in (f"--{option}", f"--no-{option}", value):
+            return suite.located(cell, option, str(error))
+    return str(error)
 
 
 def _likes(request: Mapping[str, Any]) -> list[tuple[str, ...]]:

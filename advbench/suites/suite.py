@@ -41,6 +41,7 @@
 import itertools
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -74,6 +75,53 @@ USE = "use"
 
 Options = dict[str, str | int | float | bool | list[str | int | float]]
 """Options of ``advbench run`` by their long names, without the dashes."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """Where a suite was read.
+
+    Args:
+        path: For people.
+        text: All of it.
+        scale: The one that was applied.
+    """
+
+    path: Path
+    text: str
+    scale: str | None
+
+    def located(self, where: list[str], complaint: str) -> str:
+        """A complaint after the line of what it is about."""
+        return f"{self.path}, line {self._line(where)}: {complaint}"
+
+    def _line(self, where: list[str]) -> int:
+        """The line of the longest beginning of ``where`` that the file spells out, 1 where it spells none.
+
+        What the scale says counts before what the rest of the file says.
+        """
+        best, depth, table = 1, 0, []
+        listed: Counter[str] = Counter()
+        for number, line in enumerate(self.text.splitlines(), start=1):
+            header = re.match(r"\s*(\[+)(.+?)\]+\s*(#.*)?$", line)
+            key = re.match(r"\s*([\w\"'. -]+?)\s*=", line)
+            if header:
+                table = _parts(header[2])
+                if header[1] == "[[":
+                    table.append(str(listed[header[2]]))
+                    listed[header[2]] += 1
+                spelt = table
+            elif key:
+                spelt = [*table, *_parts(key[1])]
+            else:
+                continue
+            scaled = spelt[:2] == ["scales", self.scale]
+            spelt = spelt[2:] if scaled else spelt
+            pairs = zip(spelt, where, strict=False)
+            common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            if common > depth or (scaled and common == depth > 0):
+                best, depth = number, common
+        return best
 
 
 class Suite(BaseModel):
@@ -110,6 +158,8 @@ class Suite(BaseModel):
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     exclude: list[dict[str, str | int | list[str | int]]] = Field(default_factory=list)
 
+    _file: "_File | None" = None
+
     def cells(self) -> Iterator["SuiteCell"]:
         """The product of the axes, less what is excluded."""
         sets: dict[str, dict[Any, Options]] = {
@@ -131,6 +181,18 @@ class Suite(BaseModel):
                 own = dict(sets[axis][place])
                 options |= self.sets.get(str(own.pop(USE, None)), {}) | own
             yield SuiteCell(names, options)
+
+    def located(self, cell: "SuiteCell", option: str, complaint: str) -> str:
+        """A complaint about an option of a cell, after the line of the file that gives the cell this option."""
+        where = ["defaults", option]
+        for axis in OPTION_AXES:
+            place = cell.names.get(AXES[axis])
+            own: Options = getattr(self, axis).get(place, {})
+            if option in own:
+                where = [axis, str(place), option]
+            elif option in self.sets.get(str(own.get(USE)), {}):
+                where = ["sets", str(own[USE]), option]
+        return self._file.located(where, complaint) if self._file else complaint
 
     @property
     def identity(self) -> str:
@@ -205,15 +267,16 @@ def load_suite(path: Path, scale: str | None = None) -> Suite:
         if scale not in scales:
             raise UnknownName(f"scale of {path}", scale, scales)
         content = _merged(content, scales[scale])
+    file = _File(path, text, scale)
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"]]
-        line = _line(text, where, scale)
-        raise InvalidConfig(f"{path}, line {line}: {'.'.join(where)}: {first['msg']}") from error
+        raise InvalidConfig(file.located(where, f"{'.'.join(where)}: {first['msg']}")) from error
     for where, complaint in _dangling(suite):
-        raise InvalidConfig(f"{path}, line {_line(text, where, scale)}: {complaint}")
+        raise InvalidConfig(file.located(where, complaint))
+    suite._file = file
     return suite
 
 
@@ -228,11 +291,11 @@ def _dangling(suite: Suite) -> Iterator[tuple[list[str], str]]:
         "seed": suite.seeds,
         **{AXES[axis]: list(getattr(suite, axis)) for axis in OPTION_AXES},
     }
-    for unwanted in suite.exclude:
+    for number, unwanted in enumerate(suite.exclude):
         for axis, own in unwanted.items():
             for wanted in _listed(own):
                 if not any(_fits(place, wanted) for place in known.get(axis, [])):
-                    yield ["exclude", axis], f"an exclusion names {axis} '{wanted}', which is not there"
+                    yield ["exclude", str(number), axis], f"an exclusion names {axis} '{wanted}', which is not there"
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -241,30 +304,6 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
         merged[name] = _merged(merged[name], value) if both else value
     return merged
-
-
-def _line(text: str, where: list[str], scale: str | None) -> int:
-    """The line of the longest beginning of ``where`` that the file spells out, 1 where it spells none.
-
-    What the scale says counts before what the rest of the file says.
-    """
-    best, depth, table = 1, 0, []
-    for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[+(.+?)\]+\s*(#.*)?$", line)
-        key = re.match(r"\s*([\w\"'. -]+?)\s*=", line)
-        if header:
-            table = _parts(header[1])
-            spelt = table
-        elif key:
-            spelt = [*table, *_parts(key[1])]
-        else:
-            continue
-        scaled = spelt[:2] == ["scales", scale]
-        spelt = spelt[2:] if scaled else spelt
-        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(spelt, where, strict=False)))
-        if common > depth or (scaled and common == depth > 0):
-            best, depth = number, common
-    return best
 
 
 def _parts(dotted: str) -> list[str]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from advbench.files import home as home_folder
 from advbench.results import ResultStore, remote
 from advbench.results.remote import Remote
 from advbench.suites import Done, Event, run_locally
+from advbench.suites.cluster import _collect
 from advbench.suites.work import work
 from advbench.types import Status
 
@@ -118,6 +120,7 @@ class TestClaim:
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(remote, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(remote, "STALE_SECONDS", 0.3)
+        monkeypatch.setattr(remote, "SETTLE_SECONDS", 0.4)
         monkeypatch.setattr(remote, "RENEW_SECONDS", 0.05)
 
     def test_one_has_it_and_others_wait(self, url: str) -> None:
@@ -147,6 +150,59 @@ class TestClaim:
         started = time.monotonic()
         with Remote(url).claim("key", wait=True):
             assert time.monotonic() - started > 0.3
+
+    def test_one_of_two_takes_a_dead_claim_over(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both judge it dead at once, and one comes to act on that after the other has."""
+        Remote(url).write(".claims/key", b"left")
+        both, holders, most = threading.Barrier(2), [], []
+
+        def judge(claim: bytes) -> bool:
+            if claim == b"left":
+                time.sleep(0.2 * both.wait())
+            return claim == b"left"
+
+        def hold(number: int) -> None:
+            with Remote(url).claim("key", wait=True):
+                holders.append(number)
+                time.sleep(0.5)
+                most.append(len(holders))
+                holders.remove(number)
+
+        monkeypatch.setattr(remote, "_is_dead", judge)
+        users = [threading.Thread(target=hold, args=(number,)) for number in range(2)]
+        for each in users:
+            each.start()
+        for each in users:
+            each.join()
+        assert most == [1, 1]
+
+    def test_who_lost_a_claim_leaves_it_to_who_has_it(self, url: str) -> None:
+        with Remote(url).claim("key", wait=False):
+            Remote(url).write(".claims/key", b"another-machine 1 x")
+            time.sleep(0.2)  # four renewals
+        assert Remote(url).read([".claims/key"]) == {".claims/key": b"another-machine 1 x"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_task_of_a_cluster_raises_is_told_from_a_death() -> None:
+    errors = pytest.importorskip("ray").exceptions
+    raised = errors.RayTaskError("run", "traceback", ValueError("no such thing"), proctitle="", pid=1, ip="here")
+    futures: dict[Any, Any] = {"first": raised, "second": errors.WorkerCrashedError()}
+
+    def get(what: Any) -> Any:
+        if what in futures:
+            raise futures[what]
+        return []
+
+    ray = SimpleNamespace(wait=lambda waited, **_: (waited, []), get=get, exceptions=errors)
+    board = SimpleNamespace(take=SimpleNamespace(remote=lambda: "events"))
+
+    def submit(number: int, wait: bool) -> Any:
+        pytest.fail(f"{number} is tried again")
+
+    reasons = [done.reason for done in _collect(ray, {"first": 0, "second": 1}, submit, board, print)]
+    assert reasons[0] == "ValueError: no such thing"
+    assert str(reasons[1]).startswith("its worker died 3 times")
 
 
 @pytest.fixture

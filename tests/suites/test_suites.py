@@ -2,19 +2,24 @@
 
 import json
 import re
+import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from advbench.bench import RunRequest
 from advbench.cli import main
 from advbench.cli.main import request_of
+from advbench.cli.watch import Watch
 from advbench.errors import InvalidConfig, UnknownName
 from advbench.report.compare import compare
 from advbench.results import ResultStore
-from advbench.suites import State, load_suite, plan, run_locally
+from advbench.runtime import Runtime
+from advbench.suites import Done, Event, Journal, PlannedCell, State, SuiteCell, load_suite, local, plan, run_locally
 from advbench.suites.plan import request_identity
 from advbench.types import Status
 
@@ -83,6 +88,8 @@ class TestFile:
             ("[methods.noise]", "[method.noise]", 16, "method"),
             ("limit = 10", "limit = {a = 1}", 5, "limit"),
             ('method = "noise"', 'method = "nosie"', 24, "nosie"),
+            ("[scales.paper", '[[exclude]]\nmethod = "nosie"\n\n[scales.paper', 28, "nosie"),
+            ("[scales.paper", "[[exclude]]\nmethod = {a = 1}\n\n[scales.paper", 28, "exclude.1.method"),
             ("epsilon = 0.1", "epsilon = ", 12, "line 12"),
         ],
     )
@@ -115,6 +122,39 @@ class TestPlan:
         assert states["small, linf 0.1, degrade, bad, 0"][0] is State.INVALID
         assert "did you mean '--label'" in states["small, linf 0.1, degrade, bad, 0"][1]
         assert before == (sorted((home / "classifiers").glob("*")) if (home / "classifiers").is_dir() else [])
+
+    @pytest.mark.parametrize(
+        ("found", "wrong", "line", "words"),
+        [
+            ('label = "predicted"', 'lable = "true"', 21, "did you mean '--label'"),
+            ("limit = 10", "limit = 10\nepslon = 0.3", 6, "--epslon"),
+            ('attack = "fgsm"', 'use = "shared"\nattack = "fgsm"\n\n[sets.shared]\nsharp = false', 24, "--no-sharp"),
+            ('attack = "fgsm"', 'attack = "fgms"', 20, "did you mean 'fgsm'"),
+        ],
+    )
+    def test_what_is_not_known_is_named_with_its_line(
+        self, suite: Path, found: str, wrong: str, line: int, words: str, tmp_path: Path
+    ) -> None:
+        suite.write_text(SUITE.replace(found, wrong, 1))
+        planned = plan(load_suite(suite), request_of, ResultStore(tmp_path / "results"))
+        reason = planned[-1].reason or ""
+        assert planned[-1].state is State.INVALID
+        assert f"{suite}, line {line}: " in reason
+        assert words in reason
+        assert command("suite", "plan", suite, "--results", tmp_path / "results").exit_code == 1
+
+    def test_what_failed_before_is_found_again_whatever_else_the_file_says(self, suite: Path, tmp_path: Path) -> None:
+        store = ResultStore(tmp_path / "results")
+        loaded = load_suite(suite)
+        failed = plan(loaded, request_of, store)[0]
+        Journal.of(loaded, store).add(failed, Done(0, Status.FAILED, "no network today", None, 0.0))
+        suite.write_text(SUITE.replace("Two", "Three") + '\n[methods.more]\nattack = "identity"\n')
+        planned = command("suite", "plan", suite, "--results", store.location)
+        assert planned.exit_code == 0, planned.output
+        assert planned.output.count("to run; before, it ended as failed: no network today") == 1
+        status = command("suite", "status", suite, "--results", store.location).output
+        assert f"{failed.cell}: failed: no network today" in status
+        assert "1 of these failed before" in status
 
 
 def test_times_are_estimated_from_the_runs_most_like_them(suite: Path, factories: str, tmp_path: Path) -> None:
@@ -225,9 +265,52 @@ def test_a_worker_that_dies_takes_no_other_cell_with_it(
 ) -> None:
     monkeypatch.setenv("DEADLY_TIMES", str(times))
     done = {each.cell: each for each in run_locally(requests, workers=1, tell=lambda event: None)}
+    assert list(done) == [1, 2, 0], "no other cell is suspected, and the one that is comes last"
     assert done[0].status is ending
     if ending is Status.FAILED:
         assert re.search("worker process died 3 times", done[0].reason or "")
     assert done[1].status is Status.FAILED
     assert "no network today" in (done[1].reason or "")
     assert done[2].status is Status.OK
+
+
+@pytest.mark.parametrize(("device", "accelerators", "workers"), [("auto", 2, 2), ("cpu", 2, 3), ("auto", 0, 3)])
+def test_one_worker_for_each_accelerator_that_cells_use(
+    device: str, accelerators: int, workers: int, requests: dict[int, RunRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hired = []
+
+    class Worker:
+        def __init__(self, place: int, threads: int) -> None:
+            hired.append(place)
+
+        def begin(self, cell: int, request: RunRequest, for_others: bool) -> "Future[Done]":
+            future: Future[Done] = Future()
+            future.set_result(Done(cell, Status.OK, None, None, 0.0))
+            return future
+
+        def pass_on(self, tell: Any) -> None: ...
+
+        def stop(self) -> None: ...
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: accelerators)
+    monkeypatch.setattr(local, "_processors", lambda: 9)
+    monkeypatch.setattr(local, "_Worker", Worker)
+    runtime = Runtime(device=device)
+    on_device = {number: request.model_copy(update={"runtime": runtime}) for number, request in requests.items()}
+    assert len(list(run_locally(on_device, lambda event: None))) == 3
+    assert len(hired) == workers
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [((600.0, 300.0, 300.0), "0:10:00"), ((100.0, None, 100.0), "-:--:--")])
+def test_the_time_to_go_is_the_plans_where_it_has_one(
+    seconds: tuple[float | None, ...], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = SuiteCell({"method": "noise"}, {})
+    cells = {number: PlannedCell(cell, State.TO_RUN, seconds=each) for number, each in enumerate(seconds)}
+    with Watch(cells) as watch:
+        for number in range(2):
+            watch.tell(Event(number, "fitting"))
+        time.sleep(0.6)  # a figure that has not changed its bar is shown for half a second
+    whole = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("cells"))
+    assert shown in whole
