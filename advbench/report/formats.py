@@ -260,9 +260,10 @@ def as_latex(grid: Grid) -> str:
         return "    " + " & ".join(words) + r" \\"
 
     def shown(cell: Cell) -> str:
-        text = f"{cell.text} {cell.detail}".strip().translate(LATEX)
+        text = cell.text.translate(LATEX)
         strong = rf"\textbf{{{text}}}" if cell.strong else text
-        return rf"{strong}\textsuperscript{{{cell.flags}}}" if cell.flags else strong
+        flags = rf"\textsuperscript{{{cell.flags}}}" if cell.flags else ""
+        return f"{strong}{flags} {cell.detail.translate(LATEX)}".strip()
 
     return "\n".join(
         [

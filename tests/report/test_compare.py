@@ -262,7 +262,7 @@ class TestCommands:
             assert float(row["accuracy"]) == 0.305
             assert float(row["low"]) < 0.305 < float(row["high"])
         if form == "latex":
-            assert r"\textbf{30.5 [" in result.output
+            assert r"\textbf{30.5} [" in result.output
             assert result.output.count("{") == result.output.count("}")
 
     def test_nothing_to_compare_is_said(self, tmp_path: Path) -> None:

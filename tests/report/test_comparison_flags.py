@@ -98,7 +98,11 @@ def test_every_form_shows_flags_and_what_they_mean(form: str, add: Add, store: R
     add("pgd", first(140), flags=[Flag(name="zero-gradients", found="100% of images' gradients are zero")])
     shown = CliRunner().invoke(main, ["compare", "--results", str(store.root), "--format", form]).output
     words = " ".join(shown.split())
-    mark = {"latex": r"70.0\textsuperscript{ZX}", "json": '"name": "noise-is-stronger"'}.get(form, "70.0 ⚑ZX")
+    mark = {
+        "latex": r"70.0\textsuperscript{ZX}",
+        "json": '"name": "noise-is-stronger"',
+        "csv": "zero-gradients noise-is-stronger",
+    }.get(form, "70.0 ⚑ZX")
     assert mark in words
     if form in ("terminal", "markdown", "latex"):
         assert "flag Z, zero-gradients" in words
