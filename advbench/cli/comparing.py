@@ -71,21 +71,21 @@ def compare(
     ]
     if not records:
         raise InvalidConfig(f"there is nothing to compare in {results}: run something first, or name another --results")
+    tables = compared(records, store, images, names) if published is None or figures is not None else []
     if published is not None:
         rows = against(records, published)
         grids = [formats.against_grid(rows, PUBLISHED[published])]
-        table = grids[0]
+        for_programs = grids[0]
         plain = json.dumps([row.model_dump(mode="json") for row in rows], indent=2)
     else:
-        tables = compared(records, store, images, names)
         grids = formats.comparison_grids(tables)
-        table = formats.cells_grid(tables)
+        for_programs = formats.cells_grid(tables)
         plain = json.dumps([table.model_dump(mode="json") for table in tables], indent=2)
     screen = Screen()
     if figures is not None:
         from advbench.report.plots import comparison_figures, save
 
-        for drawn in save(comparison_figures(records, compared(records, store, images, names), store), figures):
+        for drawn in save(comparison_figures(records, tables, store), figures):
             screen.say(f"figure {drawn}")
     for grid in grids if form not in ("csv", "json") else []:
         if form == "terminal":
@@ -95,7 +95,7 @@ def compare(
     if form == "json":
         click.echo(plain)
     elif form == "csv":
-        click.echo(formats.as_csv(table), nl=False)
+        click.echo(formats.as_csv(for_programs), nl=False)
 
 
 def _is_within(own: "ThreatModel", name: str) -> bool:
