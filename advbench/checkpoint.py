@@ -29,7 +29,7 @@ class Checkpoint:
         Raises:
             StorageError: The folder is not writable or is full.
         """
-        staging = self._path.with_suffix(f".{os.getpid()}.part")
+        staging = self._path.with_name(f".{self._path.name}-{os.getpid()}")
         try:
             torch.save({"identity": self._identity, "state": dict(state)}, staging)
             staging.replace(self._path)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
-from advbench.errors import InvalidConfig, ResultClaimed, StorageError
+from advbench.errors import ResultClaimed, StorageError
+from advbench.remote import is_url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,12 +36,11 @@ __all__ = [
 def home() -> Path:
     """The folder for what is made once and used again: ``ADVBENCH_HOME``, else the platform's cache folder.
 
-    Raises:
-        InvalidConfig: It is a URL: trainings go on from checkpoints there, under locks that only folders have.
+    Where it is a URL, this is where this machine has its copies of what lies there, and its checkpoints.
     """
     named = os.environ.get("ADVBENCH_HOME")
-    if named and "://" in named:
-        raise InvalidConfig(f"ADVBENCH_HOME is {named}: name a folder, shared by all machines where there are several")
+    if named and is_url(named):
+        return user_cache_path("advbench") / "copies" / digest(named.rstrip("/"))
     return Path(named or user_cache_path("advbench"))
 
 

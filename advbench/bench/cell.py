@@ -17,7 +17,8 @@ from advbench.bench.evaluate import Evaluation, evaluate
 from advbench.bench.request import FirstLook, Prepared, RunRequest, Workshop, prepare
 from advbench.bench.summary import phase, summarise
 from advbench.errors import AdvbenchError, BudgetSpent, StorageError
-from advbench.files import digest, home, scratch_folder
+from advbench.files import digest, home
+from advbench.kept import kept_folder
 from advbench.methods import Context, Perturber, TrainingImages
 from advbench.progress import Progress
 from advbench.results import CellRecord, Flag, Metrics, ResultStore, environment
@@ -177,12 +178,12 @@ def _shared_work(prepared: Prepared, part: Mapping[str, Any]) -> Iterator[tuple[
         "code": spec.code,
     }
     identity = digest({"part": dict(part), **circumstances})
-    folder = home() / "shared" / identity
+    name = f"shared/{identity}"
     with ExitStack() as held:
         if fabric.is_global_zero:
-            held.enter_context(scratch_folder(folder, keep=True))
+            held.enter_context(kept_folder(name))
         fabric.barrier()
-        yield folder, identity
+        yield home() / name, identity
 
 
 def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook) -> _Attempt:

@@ -103,7 +103,7 @@ def run(file: Path, scale: str | None, only: Sequence[str], results: str, execut
 
     Each cell is by itself: one that fails says why and holds up no other, and the next run tries it again. Stopped or
     killed at any moment, the same command goes on from where it was; run twice at once, the two share the work. On a
-    cluster, all machines share --results, a folder or a URL, and the folder ADVBENCH_HOME.
+    cluster, all machines share --results and ADVBENCH_HOME, each a folder or a URL.
     """
     from advbench.cli.watch import Watch
     from advbench.report import formats

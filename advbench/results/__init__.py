@@ -11,7 +11,6 @@ from advbench.results.record import (
     Phase,
     TargetIdentity,
 )
-from advbench.results.remote import is_url
 from advbench.results.store import ResultStore
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "ResultStore",
     "TargetIdentity",
     "environment",
-    "is_url",
     "legend",
     "marks",
 ]

@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 
 from advbench.errors import StorageError, UnknownName
 from advbench.files import digest, file_hash, home, scratch_folder, write_bytes, writing_folder
+from advbench.remote import Remote, is_url
 from advbench.results.record import SCHEMA_VERSION, CellRecord
-from advbench.results.remote import Remote, is_url
 from advbench.types import Status
 
 if TYPE_CHECKING:

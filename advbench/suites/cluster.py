@@ -10,8 +10,8 @@ from typing import Any
 
 from advbench.bench import RunRequest, Workshop
 from advbench.errors import AdvbenchError, InvalidConfig, StorageError
-from advbench.files import code_digest, home
-from advbench.results import is_url
+from advbench.files import code_digest
+from advbench.remote import is_url
 from advbench.suites.work import POLL_SECONDS, RETRIES, Done, Event, work
 from advbench.types import Status
 
@@ -182,8 +182,9 @@ def _resources(nodes: list[dict[str, Any]], processors: int, accelerators: float
 
 
 def _home() -> str | None:
-    """The command's home for all nodes, where it was named; else each node has its own."""
-    return str(home().absolute()) if os.environ.get("ADVBENCH_HOME") else None
+    """The command's home for all nodes, a folder or a URL, where it was named; else each node has its own."""
+    named = os.environ.get("ADVBENCH_HOME")
+    return named if not named or is_url(named) else str(Path(named).absolute())
 
 
 _workshop = Workshop()

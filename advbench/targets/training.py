@@ -15,6 +15,7 @@ from advbench.checkpoint import Checkpoint
 from advbench.datasets import Dataset, LabelledImages
 from advbench.errors import InvalidConfig
 from advbench.files import digest, digest_state, home, scratch_folder, writing_folder
+from advbench.kept import kept_folder
 from advbench.progress import Progress
 from advbench.runtime import Precision, Runtime
 from advbench.seeding import seeded
@@ -144,19 +145,19 @@ def _train_once(
         "image_size": dataset.image_size,
     }
     key = digest(identity)
-    folder = home() / "classifiers" / f"{spec.architecture.replace(':', '-')}-{key}"
-    weights = folder / "weights.safetensors"
-    device = runtime.torch_device  # starts the other processes of a shared run, which wait for the lock as well
-    with scratch_folder(home() / "work" / key) as work:
+    device = runtime.torch_device  # starts the other processes of a shared run, which wait for the folder as well
+    with kept_folder(f"classifiers/{spec.architecture.replace(':', '-')}-{key}") as folder:
+        weights = folder / "weights.safetensors"
         if not weights.exists():
-            checkpoint = Checkpoint(work / "training.ckpt", key)
-            started = time.perf_counter()
-            _train(classifier, images, spec, device, progress, checkpoint, role)
-            seconds = time.perf_counter() - started
-            with writing_folder(folder) as staging:
-                state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
-                save_file(state, staging / "weights.safetensors")
-                (staging / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
+            with scratch_folder(home() / "work" / key) as work:
+                checkpoint = Checkpoint(work / "training.ckpt", key)
+                started = time.perf_counter()
+                _train(classifier, images, spec, device, progress, checkpoint, role)
+                seconds = time.perf_counter() - started
+                with writing_folder(folder) as staging:
+                    state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
+                    save_file(state, staging / weights.name)
+                    (staging / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
             progress.say(f"trained {role} {spec.architecture} in {seconds:.0f} s; kept in {folder}")
         classifier.network.load_state_dict(with_versions(load_file(weights), classifier.network))
     classifier.cpu()

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from advbench import files, remote
 from advbench.bench import RunRequest, Workshop
 from advbench.cli import main
 from advbench.cli.main import request_of
 from advbench.errors import InvalidConfig, ResultClaimed, StorageError
-from advbench.files import home as home_folder
-from advbench.results import ResultStore, remote
-from advbench.results.remote import Remote
+from advbench.remote import Remote
+from advbench.results import ResultStore
 from advbench.suites import Done, Event, run_locally
 from advbench.suites.cluster import _collect
 from advbench.suites.work import work
@@ -91,8 +91,8 @@ class TestUrl:
         Remote(url).remove(f"{record.key}/record.json")
         assert store.keys() == []
 
-    def test_what_is_not_served_is_refused(self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        with pytest.raises(InvalidConfig, match="cannot use --results nowhere://x"):
+    def test_what_is_not_served_is_refused(self, url: str, tmp_path: Path) -> None:
+        with pytest.raises(InvalidConfig, match="cannot use nowhere://x"):
             ResultStore("nowhere://x")
         suite = tmp_path / "suite.toml"
         suite.write_text(
@@ -110,9 +110,40 @@ class TestUrl:
         refused = command("suite", "run", suite, "--results", tmp_path, "--executor", "ray", "--address", "127.0.0.1:9")
         assert refused.exit_code == 2
         assert "no Ray cluster at '127.0.0.1:9'" in refused.output
-        monkeypatch.setenv("ADVBENCH_HOME", "s3://bucket/home")
-        with pytest.raises(InvalidConfig, match="name a folder"):
-            home_folder()
+
+
+def test_what_one_machine_made_another_takes_from_behind_the_homes_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained targets, surrogates and warm-ups: made once, though the machines share no folder."""
+    url = f"file://{tmp_path}/home"
+    monkeypatch.setenv("ADVBENCH_HOME", url)
+    options = {
+        "target-epochs": 1, "target-images": 40, "fit-images": 40, "limit": 20, "epsilon": 0.3, "epochs": 1,
+        "encoder": "resnet18", "surrogate-epochs": 1, "warm-up-epochs": 1, "discriminator-learns": "answer",
+    }  # fmt: skip
+    words = ["run", "--attack", "pgn-b", "--target", "resnet18", *(f"--{name}={of}" for name, of in options.items())]
+
+    def run_on(machine: str) -> tuple[str, ResultStore]:
+        monkeypatch.setattr(files, "user_cache_path", lambda _: tmp_path / machine)
+        store = ResultStore(tmp_path / machine / "results")
+        answer = command(*words, "--results", store.location)
+        assert answer.exit_code == 0, answer.output
+        return answer.output, store
+
+    first, one = run_on("one")
+    assert "trained target" in first
+    assert "trained surrogate" in first
+    names = {name: len(list((tmp_path / "home" / name).iterdir())) for name in ("classifiers", "shared")}
+    assert names["classifiers"] >= 2
+    assert names["shared"] == 1
+    second, other = run_on("other")
+    assert "trained target" not in second
+    assert "trained surrogate" not in second
+    figures = [store.records()[0].metrics for store in (one, other)]
+    accuracies = {each.model_dump_json(exclude={"fit_seconds", "ms_per_image"}) for each in figures if each is not None}
+    assert len(accuracies) == 1
+    assert not list((tmp_path / "home" / ".claims").rglob("*-*")), "nothing stays claimed"
 
 
 class TestClaim:

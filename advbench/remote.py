@@ -1,4 +1,4 @@
-"""Results behind a URL, through fsspec: what appears appears whole, and who makes a result says so first.
+"""Files behind a URL, through fsspec: what appears appears whole, and who makes a result says so first.
 
 ::
 
@@ -46,7 +46,7 @@ def _said_in_one_line(method: Callable[Arguments, Answer]) -> Callable[Arguments
             return method(*arguments, **named)
         except Exception as error:  # each backend has its own
             remote: Any = arguments[0]
-            raise StorageError(f"cannot reach the results at {remote.url}: {type(error).__name__}: {error}") from error
+            raise StorageError(f"cannot reach {remote.url}: {type(error).__name__}: {error}") from error
 
     return guarded
 
@@ -68,7 +68,7 @@ class Remote:
         try:
             self._files, root = url_to_fs(self.url)
         except (ImportError, ValueError) as error:
-            raise InvalidConfig(f"cannot use --results {url}: {error}") from error
+            raise InvalidConfig(f"cannot use {url}: {error}") from error
         self._root = root.rstrip("/")
 
     @_said_in_one_line
@@ -126,7 +126,7 @@ class Remote:
         """Hold a result against others for as long as the context lasts.
 
         Args:
-            key: The result's.
+            key: Of what is made.
             wait: For others that have it.
 
         Raises:
