@@ -38,7 +38,16 @@ class AdvbenchError(Exception):
 
 
 class InvalidConfig(AdvbenchError):
-    """An option or argument that cannot be meant."""
+    """An option or argument that cannot be meant.
+
+    Args:
+        message: What was expected, what came, what to do.
+        option: The command's option that it is about, without its dashes, where that is known.
+    """
+
+    def __init__(self, message: str, *, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
 
 
 class UnknownName(InvalidConfig):
@@ -48,15 +57,16 @@ class UnknownName(InvalidConfig):
         kind: What was looked up, such as ``"attack"``.
         name: The name that was asked for.
         known: The names that exist, from which the nearest is suggested.
+        option: The command's option that gave the name, or is the name, without its dashes, where that is known.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, option: str | None = None) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         spelt = {known.lower(): known for known in self.known}
         close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.5)
         shown = self.known if len(self.known) <= 12 else [*self.known[:12], "..."]
         hint = f"did you mean '{spelt[close[0]]}'?" if close else f"known: {', '.join(shown)}"
-        super().__init__(f"unknown {kind} '{name}': {hint}")
+        super().__init__(f"unknown {kind} '{name}': {hint}", option=option)
 
 
 class InvalidData(AdvbenchError):

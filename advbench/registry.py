@@ -81,7 +81,8 @@ class Registry:
         if colon and prefix in self.families:
             return replace(self.families[prefix], summary=f"{rest}: {self.families[prefix].summary}")
         if name not in self.entries:
-            raise UnknownName(self._kind, name, [*self.entries, *(f"{prefix}:NAME" for prefix in self.families)])
+            known = [*self.entries, *(f"{prefix}:NAME" for prefix in self.families)]
+            raise UnknownName(self._kind, name, known, option=self._kind)
         return self.entries[name]
 
     def canonical(self, name: str) -> str:

@@ -19,7 +19,7 @@ def parse_epsilon(text: str) -> float:
     try:
         return float(numerator) / float(denominator) if slash else float(text)
     except (ValueError, ZeroDivisionError):
-        raise InvalidConfig(f"epsilon '{text}' is not a number or a fraction such as 8/255") from None
+        raise InvalidConfig(f"epsilon '{text}' is not a number or a fraction such as 8/255", option="epsilon") from None
 
 
 class Budget(BaseModel):
@@ -42,12 +42,14 @@ class Budget(BaseModel):
             return self
         if not math.isfinite(epsilon) or epsilon < 0:
             raise InvalidConfig(
-                f"epsilon must be a finite number of at least 0, got {epsilon}; leave it out for an unbounded run"
+                f"epsilon must be a finite number of at least 0, got {epsilon}; leave it out for an unbounded run",
+                option="epsilon",
             )
         if self.norm is Norm.LINF and epsilon > 1:
             raise InvalidConfig(
                 f"epsilon is in [0, 1] pixel scale under linf, got {epsilon:g}; "
-                f"for {epsilon:g} grey levels of 255 write {epsilon:g}/255"
+                f"for {epsilon:g} grey levels of 255 write {epsilon:g}/255",
+                option="epsilon",
             )
         return self
 
@@ -140,6 +142,6 @@ def threat_model(name: str | None, needs: Needs) -> ThreatModel:
     """
     if name is not None:
         if name not in THREATS:
-            raise UnknownName("threat model", name, THREATS)
+            raise UnknownName("threat model", name, THREATS, option="threat")
         return THREATS[name]
     return next((threat for threat in THREATS.values() if threat.lacks(needs) is None), THREATS["white-box"])

@@ -86,6 +86,10 @@ def plain(classes):
 def other(classes):
     return Plain(classes, 1)
 
+def seeing(classes):
+    (Path(os.environ["DEADLY_MARKS"]) / f"saw-{os.environ.get('CUDA_VISIBLE_DEVICES')}").touch()
+    return Plain(classes, 3)
+
 class Rounded(Plain):
     def forward(self, images):
         return super().forward((images * 4).round() / 4)

@@ -4,7 +4,7 @@ from advbench.bench.cell import Outcome, run_cell
 from advbench.bench.evaluate import Evaluation, accuracy, evaluate
 from advbench.bench.probe import LinearProbe, linear_probe
 from advbench.bench.regions import DecisionPlane, decision_plane
-from advbench.bench.request import Prepared, RunRequest, Workshop, make_target, prepare, why_incompatible
+from advbench.bench.request import Prepared, RunRequest, Workshop, check_names, make_target, prepare, why_incompatible
 from advbench.bench.verify import Verdict, verify_result
 from advbench.methods import build_method
 
@@ -19,6 +19,7 @@ __all__ = [
     "Workshop",
     "accuracy",
     "build_method",
+    "check_names",
     "decision_plane",
     "evaluate",
     "linear_probe",

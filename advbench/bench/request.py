@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from advbench.bench.diagnose import PROBED_IMAGES, target_flags
 from advbench.bench.evaluate import Answers, clean_answers
-from advbench.datasets import Dataset, DatasetSpec, LabelledImages, load_dataset
+from advbench.datasets import Dataset, DatasetSpec, LabelledImages, check_dataset, load_dataset
 from advbench.errors import InvalidConfig
 from advbench.files import code_digest, file_hash
 from advbench.methods import Method, Setting, Transfer, build_method
@@ -16,11 +16,11 @@ from advbench.progress import Progress
 from advbench.registry import ATTACKS
 from advbench.results import CellSpec, DatasetIdentity, Flag, TargetIdentity
 from advbench.runtime import Runtime
-from advbench.targets import ClassifierSpec, Fusion, ModuleTarget, Target, make_classifier
+from advbench.targets import ClassifierSpec, Fusion, ModuleTarget, Target, check_architecture, make_classifier
 from advbench.threat import Budget, ThreatModel, threat_model
 from advbench.types import Goal
 
-__all__ = ["Prepared", "RunRequest", "Workshop", "make_target", "prepare", "why_incompatible"]
+__all__ = ["Prepared", "RunRequest", "Workshop", "check_names", "make_target", "prepare", "why_incompatible"]
 
 USUAL_SIZE = 32
 """Stands in for a dataset's own image size where that is not looked up."""
@@ -183,6 +183,18 @@ def _method_and_threat(request: RunRequest) -> tuple[Method, ThreatModel]:
         threat = threat.with_true_labels()
     limits = {"max_queries": request.max_queries, "max_fit_queries": request.max_fit_queries}
     return method, threat.model_copy(update=limits)
+
+
+def check_names(request: RunRequest) -> None:
+    """Refuse names that stand for nothing, before anything is loaded or trained.
+
+    Raises:
+        UnknownName: No dataset or classifier has this name.
+    """
+    check_dataset(request.dataset.name)
+    check_architecture(request.target.architecture)
+    for surrogate in request.via:
+        check_architecture(surrogate.architecture, option="via")
 
 
 def why_incompatible(request: RunRequest) -> str | None:

@@ -52,8 +52,20 @@ def main() -> None:
     help="What of several surrogates is averaged.",
 )
 @click.option("--via-weights", metavar="FILE[,...]", help="The surrogates' first weights, checkpoints in their order.")
-@click.option("--via-normalisation", default="none", show_default=True, help="none, imagenet or half.")
-@click.option("--via-lr", default=5e-4, show_default=True, help="Adam's rate in their training.")
+@click.option(
+    "--via-normalisation",
+    type=click.Choice(["none", "imagenet", "half"]),
+    default="none",
+    show_default=True,
+    help="Put inside the surrogates.",
+)
+@click.option(
+    "--via-lr",
+    default=5e-4,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Adam's rate in their training.",
+)
 @click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long they are trained.")
 @click.option("--threat", metavar="NAME", help="Threat model; the least that suffices, if left out.")
 @click.option("--true-labels", is_flag=True, help="Grant the evaluation's true labels as well: an oracle.")
@@ -62,8 +74,10 @@ def main() -> None:
 @click.option("--goal", type=click.Choice(["degrade", "enhance"]), default="degrade", show_default=True)
 @click.option("--epsilon", metavar="E", help="Largest norm, pixels in [0, 1]: 0.03 or 8/255. Unbounded, if left out.")
 @click.option("--norm", type=click.Choice(["linf", "l2", "l1"]), default="linf", show_default=True)
-@click.option("--limit", type=int, metavar="N", help="Keep N evaluation images, balanced over the classes.")
-@click.option("--fit-images", type=int, metavar="N", help="Fit the method on N images. All, if left out.")
+@click.option(
+    "--limit", type=click.IntRange(2), metavar="N", help="Keep N evaluation images, balanced over the classes."
+)
+@click.option("--fit-images", type=click.IntRange(2), metavar="N", help="Fit the method on N images. All, if left out.")
 @click.option("--batch", default=128, show_default=True, type=click.IntRange(1), help="Evaluation images at a time.")
 @RESULTS
 @JSON
@@ -107,6 +121,9 @@ def request_of(arguments: list[str]) -> "RunRequest":
     """
     try:
         context = run.make_context("run", list(arguments))
+    except click.BadParameter as error:
+        option = error.param.opts[0].lstrip("-") if error.param else None
+        raise InvalidConfig(error.format_message(), option=option) from error
     except click.ClickException as error:
         raise InvalidConfig(error.format_message()) from error
     return _request(context)

@@ -44,15 +44,18 @@ _TARGET_OPTIONS = (
     click.option("--init", default="scratch", show_default=True, help="scratch, imagenet, or a checkpoint's path."),
     click.option("--target-normalisation", type=click.Choice(["none", "imagenet", "half"]),
                  help="Put inside the target. imagenet with --init imagenet or folders of images, else none."),
-    click.option("--target-images", type=int, metavar="N", help="Fit images that the target sees. All, if left out."),
+    click.option("--target-images", type=click.IntRange(2), metavar="N",
+                 help="Fit images that the target sees. All, if left out."),
     click.option("--target-epochs", type=click.IntRange(0), help="20, or 0 for a checkpoint or one's own factory."),
-    click.option("--target-lr", default=5e-4, show_default=True, help="Adam's rate for the target."),
+    click.option("--target-lr", default=5e-4, show_default=True, type=click.FloatRange(0, min_open=True),
+                 help="Adam's rate for the target."),
     click.option("--target-batch", default=64, show_default=True, type=click.IntRange(2), help="Images a step."),
     click.option("--dataset", default="digits", show_default=True, help="See 'advbench list datasets'."),
     click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True,
                  envvar="ADVBENCH_DATA", help="Folder of the dataset's files."),
     click.option("--download", is_flag=True, help="Fetch a torchvision dataset that is missing."),
-    click.option("--image-size", type=int, metavar="PX", help="Scale images. The dataset's own size, if left out."),
+    click.option("--image-size", type=click.IntRange(8, 1024), metavar="PX",
+                 help="Scale images. The dataset's own size, if left out."),
     click.option("--class-seed", default=0, show_default=True, help="Which classes imagenet-N draws."),
     click.option("--seed", default=0, show_default=True, help="Of everything random."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
@@ -104,7 +107,10 @@ def surrogates_of(given: dict[str, Any]) -> "list[ClassifierSpec]":
     names = given["via"].split(",") if given["via"] else []
     weights = given["via_weights"].split(",") if given["via_weights"] else ["scratch"] * len(names)
     if len(weights) != len(names):
-        raise InvalidConfig(f"--via-weights names {len(weights)} files for {len(names)} surrogates: give one for each")
+        raise InvalidConfig(
+            f"--via-weights names {len(weights)} files for {len(names)} surrogates: give one for each",
+            option="via-weights",
+        )
     return [
         ClassifierSpec(
             architecture=name,
@@ -179,11 +185,12 @@ class MethodOptions:
         fields = ATTACKS.load(attack).model_fields
         self._types = {_option(name, field): field.annotation for name, field in fields.items()}
         self.values: dict[str, Any] = {}
-        words = list(arguments)
+        words, flag = list(arguments), ""
         while words:
             word = words.pop(0)
             if not word.startswith("--"):
-                raise InvalidConfig(f"unexpected '{word}': options are written --name value")
+                after = f" after --{flag}, which takes no value" if flag else ""
+                raise InvalidConfig(f"unexpected '{word}'{after}: options are written --name value", option=flag)
             name, equals, value = word[2:].partition("=")
             flag = name.removeprefix("no-")
             if not equals and self._is_flag(flag):
@@ -192,9 +199,10 @@ class MethodOptions:
             self._check(attack, name)
             if not equals:
                 if not words:
-                    raise InvalidConfig(f"--{name} needs a value")
+                    raise InvalidConfig(f"--{name} needs a value", option=name)
                 value = words.pop(0)
             self._set(name, value)
+            flag = ""
 
     def _check(self, attack: str, name: str) -> None:
         if name in self._types:
@@ -202,7 +210,8 @@ class MethodOptions:
         context = click.get_current_context(silent=True)
         general = [option for parameter in (context.command.params if context else []) for option in parameter.opts]
         own = [f"--{known}" for known in self._types]
-        raise UnknownName(f"option of 'advbench run --attack {attack}'", f"--{name}", [*own, *general])
+        kind, flag = f"option of 'advbench run --attack {attack}'", name.removeprefix("no-")
+        raise UnknownName(kind, f"--{name}", [*own, *general], option=flag)
 
     def _is_flag(self, name: str) -> bool:
         annotation = self._types.get(name)

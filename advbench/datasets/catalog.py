@@ -16,7 +16,7 @@ from advbench.datasets.folders import class_folders, draw_classes, read_folder, 
 from advbench.errors import InvalidConfig, InvalidData
 from advbench.registry import DATASETS
 
-__all__ = ["DatasetSpec", "load_dataset"]
+__all__ = ["DatasetSpec", "check_dataset", "load_dataset"]
 
 SPLIT_SEED = 0
 EVALUATION_SHARE = 0.2
@@ -49,6 +49,23 @@ class DatasetSpec(BaseModel):
     download: bool = False
 
 
+_IMAGENET = re.compile(r"imagenet-(\d+)")
+
+
+def check_dataset(name: str) -> None:
+    """Refuse a name that stands for no dataset.
+
+    Raises:
+        UnknownName: No dataset has this name.
+        InvalidConfig: It is the pattern of a name.
+    """
+    if name == "imagenet-N":
+        message = "imagenet-N stands for a number of classes: write imagenet-10 or imagenet-50"
+        raise InvalidConfig(message, option="dataset")
+    if not _IMAGENET.fullmatch(name):
+        DATASETS.entry(name)
+
+
 def load_dataset(spec: DatasetSpec) -> Dataset:
     """Load and divide a dataset.
 
@@ -58,9 +75,8 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
         UnknownName: No dataset has this name.
         InvalidData: Its files are missing, corrupt or too few.
     """
-    imagenet = re.fullmatch(r"imagenet-(\d+)", spec.name)
-    if spec.name == "imagenet-N":
-        raise InvalidConfig("imagenet-N stands for a number of classes: write imagenet-10 or imagenet-50")
+    check_dataset(spec.name)
+    imagenet = _IMAGENET.fullmatch(spec.name)
     if imagenet:
         loaded = load_folders(spec, draw=int(imagenet[1]))
     else:

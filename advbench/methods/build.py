@@ -23,10 +23,11 @@ def build_method(attack: str, options: dict[str, Any]) -> Method:
     known = {field.alias or name for name, field in kind.model_fields.items()}
     for name in options:
         if name not in known:
-            raise UnknownName(f"option of {attack}", name, known)
+            raise UnknownName(f"option of {attack}", name, known, option=name.replace("_", "-"))
     try:
         return kind(**{**entry.presets, **options})
     except ValidationError as error:
         first = error.errors()[0]
         option = "-".join(map(str, first["loc"])).replace("_", "-")
-        raise InvalidConfig(f"--{option} of {attack}: {first['msg']}, got {first['input']!r}") from error
+        message = f"--{option} of {attack}: {first['msg']}, got {first['input']!r}"
+        raise InvalidConfig(message, option=option) from error

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import cycle
 from typing import Any
 
 from advbench.bench import RunRequest, Workshop
@@ -15,6 +16,8 @@ from advbench.suites.work import POLL_SECONDS, RETRIES, Done, Event, work
 from advbench.types import Status
 
 __all__ = ["run_locally"]
+
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def _processors() -> int:
@@ -30,12 +33,14 @@ def run_locally(
     Args:
         requests: By the cells' numbers.
         tell: Told how far the cells are.
-        workers: Processes; each gets its share of the processors. None starts one for each accelerator where cells
-            would use one, else one for each processor.
+        workers: Processes; each gets its share of the processors, and of the accelerators. None starts one for each
+            accelerator where cells would use one, else one for each processor.
     """
-    workers = workers or _accelerators(requests.values()) or _processors()
+    accelerators = _accelerators(requests.values())
+    workers = workers or len(accelerators)
     threads = max(1, _processors() // workers)
-    idle = [_Worker(place, threads) for place in range(min(workers, len(requests)))]
+    seen = cycle(accelerators)
+    idle = [_Worker(next(seen), threads) for _ in range(min(workers, len(requests)))]
     running: dict[Future[Done | None], tuple[int, _Worker]] = {}
     waiting = deque((number, False) for number in requests)
     suspects: deque[int] = deque()  # cells whose worker died are left for last, each by itself in a fresh one
@@ -44,7 +49,7 @@ def run_locally(
         while waiting or suspects or running:
             if not waiting and not running:
                 _stop(idle)
-                idle = [_Worker(0, threads)]
+                idle = [_Worker(next(seen), threads)]
                 waiting.append((suspects.popleft(), False))
             while idle and waiting:
                 worker, (number, for_others) = idle.pop(), waiting.popleft()
@@ -70,13 +75,20 @@ def run_locally(
         _stop([*idle, *(worker for _, worker in running.values())])
 
 
-def _accelerators(requests: Iterable[RunRequest]) -> int:
-    """How many accelerators there are for cells that would use one."""
-    if all(request.runtime.device == "cpu" for request in requests):
-        return 0
+def _accelerators(requests: Iterable[RunRequest]) -> list[str | None]:
+    """For each worker that there is room for, CUDA's name of the only accelerator that it is to see, or None."""
+    runtimes = {request.runtime for request in requests}
+    by_processor: list[str | None] = [None] * _processors()
+    if all(runtime.device == "cpu" for runtime in runtimes):
+        return by_processor
+    if any(runtime.devices > 1 or runtime.device not in ("auto", "cpu", "cuda") for runtime in runtimes):
+        return [None]  # cells that take several accelerators, or name theirs, are run one after the other
     import torch  # lazy: takes seconds
 
-    return torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    named = os.environ.get(_VISIBLE)
+    names: list[str | None] = [*named.split(",")[:count]] if named else [str(place) for place in range(count)]
+    return names or by_processor
 
 
 def _given_up(cell: int) -> Done:
@@ -88,18 +100,18 @@ class _Worker:
     """One process that is at one cell at a time, so that its death is known by its cell; and another where it died.
 
     Args:
-        place: Its number among those side by side.
+        accelerator: The only one that it is to see, or None for whatever there is.
         threads: Of computation.
     """
 
-    def __init__(self, place: int, threads: int) -> None:
-        self._place, self._threads = place, threads
+    def __init__(self, accelerator: str | None, threads: int) -> None:
+        self._accelerator, self._threads = accelerator, threads
         self._open()
 
     def _open(self) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._events: Any = spawn.Queue()
-        self._pool = ProcessPoolExecutor(1, spawn, _start, (self._events, self._place, self._threads))
+        self._pool = ProcessPoolExecutor(1, spawn, _start, (self._events, self._accelerator, self._threads))
 
     def begin(self, cell: int, request: RunRequest, for_others: bool) -> "Future[Done | None]":
         try:
@@ -131,16 +143,16 @@ _events: Any = None
 _workshop = Workshop()
 
 
-def _start(events: Any, place: int, threads: int) -> None:
-    """Set a fresh worker up: its share of the processors, and its own accelerator where there are several."""
+def _start(events: Any, accelerator: str | None, threads: int) -> None:
+    """Set a fresh worker up: its share of the processors, and its accelerator, before CUDA counts what there is."""
     global _events
     import torch
 
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _events = events
     torch.set_num_threads(threads)
-    if torch.cuda.device_count() > 1:
-        torch.cuda.set_device(place % torch.cuda.device_count())
+    if accelerator is not None:
+        os.environ[_VISIBLE] = accelerator
 
 
 def _die_with_parent() -> None:

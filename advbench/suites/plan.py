@@ -8,8 +8,8 @@ from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from advbench.bench import RunRequest, build_method, why_incompatible
-from advbench.errors import AdvbenchError, UnknownName
+from advbench.bench import RunRequest, build_method, check_names, why_incompatible
+from advbench.errors import AdvbenchError, InvalidConfig
 from advbench.files import code_digest
 from advbench.results import CellRecord, ResultStore
 from advbench.suites.suite import Suite, SuiteCell
@@ -89,6 +89,7 @@ def _planned(
     try:
         request = parse(cell.arguments).model_copy(update={"results": store.location})
         build_method(request.attack, dict(request.options))
+        check_names(request)
         reason = why_incompatible(request)
     except AdvbenchError as error:
         return PlannedCell(cell, State.INVALID, reason=_located(suite, cell, error))
@@ -103,12 +104,9 @@ def _planned(
 
 
 def _located(suite: Suite, cell: SuiteCell, error: AdvbenchError) -> str:
-    """What is wrong with a cell, with the line of the option that is not known or says what is not."""
-    name = error.name if isinstance(error, UnknownName) else None
-    for option, value in cell.options.items():
-        if name in (f"--{option}", f"--no-{option}", value):
-            return suite.located(cell, option, str(error))
-    return str(error)
+    """What is wrong with a cell, with the line of the option that it is about."""
+    option = error.option if isinstance(error, InvalidConfig) else None
+    return suite.located(cell, option, str(error)) if option and option in cell.options else str(error)
 
 
 def _likes(request: Mapping[str, Any]) -> list[tuple[str, ...]]:

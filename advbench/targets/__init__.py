@@ -14,7 +14,14 @@ from advbench.targets.ensemble import EnsembleTarget, Fusion
 from advbench.targets.fast import fast_form, restore_batch_norms
 from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
 from advbench.targets.weights import imagenet_state, load_into, pinned_weights, read_state
-from advbench.targets.zoo import NORMALISATIONS, Normalisation, build_network, known_architectures, normaliser
+from advbench.targets.zoo import (
+    NORMALISATIONS,
+    Normalisation,
+    build_network,
+    check_architecture,
+    known_architectures,
+    normaliser,
+)
 
 __all__ = [
     "NORMALISATIONS",
@@ -31,6 +38,7 @@ __all__ = [
     "Target",
     "Training",
     "build_network",
+    "check_architecture",
     "chunk_size",
     "epoch_batches",
     "fast_form",

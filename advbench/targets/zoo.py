@@ -1,6 +1,7 @@
 """Networks by name: every torchvision classifier, timm's where it is installed, or one's own factory."""
 
 import inspect
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -11,7 +12,15 @@ from torch import nn
 from advbench.errors import InvalidConfig, UnknownName
 from advbench.targets.base import Classifier, Normalise, Target
 
-__all__ = ["NORMALISATIONS", "Normalisation", "build_network", "known_architectures", "normaliser", "own_factory"]
+__all__ = [
+    "NORMALISATIONS",
+    "Normalisation",
+    "build_network",
+    "check_architecture",
+    "known_architectures",
+    "normaliser",
+    "own_factory",
+]
 
 Normalisation = Literal["none", "imagenet", "half"]
 
@@ -27,12 +36,26 @@ def normaliser(name: Normalisation) -> nn.Module:
     return nn.Identity() if name == "none" else Normalise(*NORMALISATIONS[name])
 
 
-def known_architectures() -> list[str]:
+@cache
+def known_architectures() -> tuple[str, ...]:
     """The names of torchvision's classifiers."""
     import torchvision  # lazy: takes a second
 
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def check_architecture(name: str, option: str = "target") -> None:
+    """Refuse a name that stands for no classifier; timm's and one's own are only asked for when they are made.
+
+    Args:
+        name: A torchvision name, or one with a colon.
+        option: The command's, for messages.
+
+    Raises:
+        UnknownName: There is no such architecture.
+    """
+    if ":" not in name and name not in known_architectures():
+        raise UnknownName("target", name, known_architectures(), option=option)
 
 
 def build_network(architecture: str, num_classes: int, image_size: int) -> nn.Module:
@@ -49,15 +72,14 @@ def build_network(architecture: str, num_classes: int, image_size: int) -> nn.Mo
     """
     if architecture.startswith("timm:"):
         network = _timm_network(architecture.removeprefix("timm:"), num_classes)
-    elif architecture in (names := known_architectures()):
+    else:
         import torchvision  # lazy: takes a second
 
+        check_architecture(architecture)
         try:
             network = torchvision.models.get_model(architecture, **_arguments(architecture, num_classes, image_size))
         except ValueError as error:
             raise InvalidConfig(_misfit(architecture, image_size, error)) from error
-    else:
-        raise UnknownName("target", architecture, names)
     _check_takes(network, architecture, image_size)
     return network
 

@@ -130,15 +130,25 @@ class TestPlan:
             ("limit = 10", "limit = 10\nepslon = 0.3", 6, "--epslon"),
             ('attack = "fgsm"', 'use = "shared"\nattack = "fgsm"\n\n[sets.shared]\nsharp = false', 24, "--no-sharp"),
             ('attack = "fgsm"', 'attack = "fgms"', 20, "did you mean 'fgsm'"),
+            ("limit = 10", "limit = 1", 5, "1 is not in the range x>=2"),
+            ("limit = 10", "limit = 10\nimage-size = 7", 6, "7 is not in the range 8<=x<=1024"),
+            ("limit = 10", 'limit = 10\ntarget-images = "all"', 6, "'all' is not a valid integer"),
+            ("limit = 10", 'limit = 10\nprecision = "bf17"', 6, "'bf17' is not one of"),
+            ("limit = 10", 'limit = 10\ndataset = "digit"', 6, "did you mean 'digits'"),
+            ("limit = 10", 'limit = 10\nvia = "resnet19"', 6, "did you mean 'resnet"),
+            ('"quick_targets:plain"', '"vgg"', 9, "did you mean 'vgg"),
+            ("epsilon = 0.1", "epsilon = 16", 12, "16/255"),
+            ("epsilon = 0.1", 'epsilon = "much"', 12, "is not a number or a fraction"),
+            ('label = "predicted"', 'label = "guessed"', 21, "--label of fgsm"),
+            ('label = "predicted"', 'threat = "white"', 21, "did you mean 'white-box'"),
         ],
     )
-    def test_what_is_not_known_is_named_with_its_line(
+    def test_what_cannot_be_meant_is_named_with_its_line(
         self, suite: Path, found: str, wrong: str, line: int, words: str, tmp_path: Path
     ) -> None:
         suite.write_text(SUITE.replace(found, wrong, 1))
         planned = plan(load_suite(suite), request_of, ResultStore(tmp_path / "results"))
-        reason = planned[-1].reason or ""
-        assert planned[-1].state is State.INVALID
+        reason = next(cell.reason or "" for cell in planned if cell.state is State.INVALID)
         assert f"{suite}, line {line}: " in reason
         assert words in reason
         assert command("suite", "plan", suite, "--results", tmp_path / "results").exit_code == 1
@@ -274,15 +284,29 @@ def test_a_worker_that_dies_takes_no_other_cell_with_it(
     assert done[2].status is Status.OK
 
 
-@pytest.mark.parametrize(("device", "accelerators", "workers"), [("auto", 2, 2), ("cpu", 2, 3), ("auto", 0, 3)])
+@pytest.mark.parametrize(
+    ("runtime", "visible", "hired"),
+    [
+        (Runtime(device="auto"), "", ["0", "1"]),
+        (Runtime(device="cuda"), "GPU-5f,GPU-7a", ["GPU-5f", "GPU-7a"]),
+        (Runtime(device="cpu"), "", [None] * 3),
+        (Runtime(device="cuda:1"), "", [None]),
+        (Runtime(device="cuda", devices=2), "", [None]),
+    ],
+    ids=lambda value: getattr(value, "device", None),
+)
 def test_one_worker_for_each_accelerator_that_cells_use(
-    device: str, accelerators: int, workers: int, requests: dict[int, RunRequest], monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime,
+    visible: str,
+    hired: list[str | None],
+    requests: dict[int, RunRequest],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hired = []
+    found = []
 
     class Worker:
-        def __init__(self, place: int, threads: int) -> None:
-            hired.append(place)
+        def __init__(self, accelerator: str | None, threads: int) -> None:
+            found.append(accelerator)
 
         def begin(self, cell: int, request: RunRequest, for_others: bool) -> "Future[Done]":
             future: Future[Done] = Future()
@@ -293,13 +317,24 @@ def test_one_worker_for_each_accelerator_that_cells_use(
 
         def stop(self) -> None: ...
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: accelerators)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(local, "_processors", lambda: 9)
     monkeypatch.setattr(local, "_Worker", Worker)
-    runtime = Runtime(device=device)
     on_device = {number: request.model_copy(update={"runtime": runtime}) for number, request in requests.items()}
     assert len(list(run_locally(on_device, lambda event: None))) == 3
-    assert len(hired) == workers
+    assert found == hired
+
+
+def test_a_worker_sees_its_own_accelerator_alone(
+    factories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEADLY_MARKS", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    common = ["--target", f"{factories}:seeing", "--attack", "noise", "--limit", "10", "--results", str(tmp_path)]
+    requests = {number: request_of([*common, "--epsilon", f"0.{number}"]) for number in (1, 2)}
+    assert {each.status for each in run_locally(requests, lambda event: None)} == {Status.OK}
+    assert sorted(path.name for path in tmp_path.glob("saw-*")) == ["saw-0", "saw-1"]
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [((600.0, 300.0, 300.0), "0:10:00"), ((100.0, None, 100.0), "-:--:--")])
