@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import torch
 
 from advbench.access import QueryLedger, fit_access, perturb_access
@@ -193,6 +194,8 @@ def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook
     fit_seconds = time.perf_counter() - started
     perturb_ledger = QueryLedger(len(dataset.evaluation), max_each=threat.max_queries)
     evaluation = _evaluate(prepared, perturber, perturb_ledger, progress, look)
+    for name, counts in zip(("queries", "gradients"), perturb_ledger.counts().numpy(), strict=True):
+        evaluation.samples = evaluation.samples.append_column(name, pa.array(counts))
     metrics = summarise(
         evaluation.samples,
         values_per_image=3 * dataset.image_size**2,

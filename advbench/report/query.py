@@ -29,7 +29,8 @@ def ask(sql: str, store: ResultStore) -> Answer:
 
     ``results`` has a row a run: ``key``, ``status``, ``reason``, ``attack``, ``goal``, ``target``, ``architecture``,
     ``dataset``, ``image_size``, ``threat``, ``norm``, ``epsilon``, ``seed``, ``created``, ``parameters`` (JSON) and
-    every metric. ``samples`` has a row an image, with ``key``: ``id``, ``label``, predictions and sizes.
+    every metric. ``samples`` has a row an image, with ``key``: ``id``, ``label``, predictions, sizes, and the
+    ``queries`` and ``gradients`` that perturbing it took.
 
     Raises:
         InvalidConfig: The query is not understood, or asks for nothing.

@@ -89,16 +89,16 @@ def _planned(
     try:
         request = parse(cell.arguments).model_copy(update={"results": store.location})
         build_method(request.attack, dict(request.options))
-        check_names(request)
         reason = why_incompatible(request)
+        if reason is not None:
+            return PlannedCell(cell, State.INCOMPATIBLE, request, reason)
+        dumped = request.model_dump(mode="json")
+        record = stored.get(request_identity(dumped))
+        if record is not None:
+            return PlannedCell(cell, State.STORED, request, record=record)
+        check_names(request)  # last, because it takes a while to import what knows them all
     except AdvbenchError as error:
         return PlannedCell(cell, State.INVALID, reason=_located(suite, cell, error))
-    if reason is not None:
-        return PlannedCell(cell, State.INCOMPATIBLE, request, reason)
-    dumped = request.model_dump(mode="json")
-    record = stored.get(request_identity(dumped))
-    if record is not None:
-        return PlannedCell(cell, State.STORED, request, record=record)
     seconds = next((times[like] for like in _likes(dumped) if like in times), None)
     return PlannedCell(cell, State.TO_RUN, request, seconds=seconds)
 

@@ -118,6 +118,19 @@ def test_the_norms_curve_ends_at_the_fooling_rate(drawings: dict[str, Drawing], 
         assert list(line.get_xdata()) == sorted(line.get_xdata())
 
 
+def test_success_against_queries_is_each_images_own(drawings: dict[str, Drawing], store: ResultStore) -> None:
+    for line, target in zip(labelled(drawings["queries"], "square"), ("other", "plain"), strict=True):
+        record = one(store, "square", target, 0.3)
+        assert record.metrics is not None
+        samples = store.samples(record, ["label", "clean_prediction", "valid_prediction", "queries"]).to_pylist()
+        assert sum(each["queries"] for each in samples) == record.metrics.perturb.queries
+        turned = [each for each in samples if each["clean_prediction"] == each["label"] != each["valid_prediction"]]
+        spent = sorted(each["queries"] for each in turned)
+        assert list(line.get_xdata())[1:-1] == spent
+        assert line.get_xdata()[-1] == max(each["queries"] for each in samples)
+        assert line.get_ydata()[-1] == pytest.approx(100 * (record.metrics.fooling_rate_of_correct or 0))
+
+
 def test_confusion_before_and_after_has_the_accuracies_on_its_diagonals(
     drawings: dict[str, Drawing], store: ResultStore
 ) -> None:

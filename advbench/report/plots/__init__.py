@@ -68,7 +68,7 @@ def comparison_figures(
             "epsilon": against_epsilon(done, columns),
             "time": against_time(tables),
             "gradients": against_gradients(tables),
-            "queries": against_queries(tables),
+            "queries": against_queries(done, columns, store),
             "norms": norms(done, columns, store),
             "transfer": transfer(done),
             **{f"{name}-{number}": each for name, own in several.items() for number, each in enumerate(own, start=1)},

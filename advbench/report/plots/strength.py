@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from advbench.report.answers import column_of
+from advbench.report.answers import column_of, version_of
 from advbench.report.compare import ComparedCell, ComparedTable, target_label
 from advbench.report.plots.drawing import GREY, Drawing, grouped, legend, looks, panels
 from advbench.report.plots.naming import lines
@@ -67,9 +67,63 @@ def against_gradients(tables: Sequence[ComparedTable]) -> Drawing | None:
     return _against(tables, "Accuracy against gradients", "gradients an image", lambda cell: cell.gradients)
 
 
-def against_queries(tables: Sequence[ComparedTable]) -> Drawing | None:
-    """Accuracy against queries an image in use."""
-    return _against(tables, "Accuracy against queries", "queries an image", lambda cell: cell.queries)
+def against_queries(records: Sequence[CellRecord], columns: Mapping[str, str], store: ResultStore) -> Drawing | None:
+    """The share of images that were turned, with at most so many queries for each in use.
+
+    A panel for each target, dataset, goal and budget where a method asks about an image more than once.
+
+    Args:
+        records: What is compared.
+        columns: What tables call them, by their keys.
+        store: Where their per-image results lie.
+    """
+    asking = [record for record in records if record.metrics is not None and record.metrics.perturb.queries]
+    groups = {
+        name: lines(group, columns)
+        for name, group in grouped(
+            asking, lambda r: f"{target_label(r)}, {r.spec.dataset.name}, {r.spec.goal}, {r.spec.budget}"
+        ).items()
+        if any(record.metrics and record.metrics.perturb.queries_per_image > 1 for record in group)
+    }
+    if not groups:
+        return None
+    figure, axes = panels(list(groups), height=3.2)
+    styles = looks(method for group in groups.values() for method in group)
+    words = []
+    for panel, (name, group) in zip(axes, groups.items(), strict=True):
+        for method, own in group.items():
+            could, taken, most = _queries_where_turned(own, store)
+            if could and len(taken):
+                shares = 100 * np.arange(1, len(taken) + 1) / could
+                xs, ys = [*taken[:1], *taken, most], [0, *shares, shares[-1]]
+                panel.step(xs, ys, where="post", markevery=[-1], **styles[method], label=method)
+                words.append(f"{name}, {method}: {len(taken) / could:.1%} turned, median {np.median(taken):g} queries")
+        panel.set(xscale="log", xlabel="queries for an image", ylabel="turned so far, %", ylim=(-3, 103))
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    legend(figure)
+    return Drawing(
+        figure,
+        "Success against queries",
+        "The share of the images that could be turned towards the goal and were, with at most so many queries each, "
+        f"a line a method to the most that it spent on an image. {'; '.join(words)}.",
+    )
+
+
+def _queries_where_turned(records: Sequence[CellRecord], store: ResultStore) -> tuple[int, np.ndarray, int]:
+    """How many images could be turned, the queries, in order, for those that were, and the most for any image."""
+    could, found, most = 0, [np.zeros(0, dtype=np.int64)], 0
+    for record in records:
+        after = f"{version_of(record)}_prediction"
+        samples = store.samples(record, ["label", "clean_prediction", after, "queries"])
+        if "queries" not in samples.column_names:
+            continue  # stored before queries were kept for each image
+        label, before, now, queries = (column_of(samples, name) for name in samples.column_names)
+        turnable = before == label if record.spec.goal is Goal.DEGRADE else before != label
+        turned = turnable & (now != label if record.spec.goal is Goal.DEGRADE else now == label)
+        could += int(turnable.sum())
+        found.append(queries[turned])
+        most = max(most, int(queries.max()))
+    return could, np.sort(np.concatenate(found)), most
 
 
 def _against(
