@@ -212,7 +212,7 @@ def _summary(planned: "Sequence[PlannedCell]") -> str:
     todo = [cell for cell in planned if cell.state is State.TO_RUN]
     known = [cell.seconds for cell in todo if cell.seconds is not None]
     if known:
-        words += f"; about {_duration(sum(known))} of work"
+        words += f"; about {_duration(sum(known))} of work, the training of targets aside"
         words += f" and {len(todo) - len(known)} cells of unknown length" if len(known) < len(todo) else ""
     return words
 

@@ -146,6 +146,44 @@ def test_what_one_machine_made_another_takes_from_behind_the_homes_url(
     assert not list((tmp_path / "home" / ".claims").rglob("*-*")), "nothing stays claimed"
 
 
+def test_object_storage_holds_results_and_the_home(
+    factories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines that share nothing but a bucket: S3's interface, served by moto."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "ACCESS_KEY_ID": "any",
+        "SECRET_ACCESS_KEY": "any",
+        "ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    try:
+        import fsspec
+
+        fsspec.filesystem("s3").mkdir("bucket")
+        monkeypatch.setenv("ADVBENCH_HOME", "s3://bucket/home")
+        words = ["run", "--attack", "noise", "--epsilon", "0.1", "--limit", "20", "--results", "s3://bucket/results"]
+        words += ["--target", "resnet18", "--target-epochs", "1", "--target-images", "20"]
+        outputs = []
+        for machine, seed in (("one", 0), ("other", 0), ("other", 1)):
+            monkeypatch.setattr(files, "user_cache_path", lambda _, machine=machine: tmp_path / machine)
+            answer = command(*words, "--seed", seed)
+            assert answer.exit_code == 0, answer.output
+            outputs.append(answer.output)
+        assert ["trained target" in output for output in outputs] == [True, False, True]
+        assert ["answered from the store" in output for output in outputs] == [False, True, False]
+        assert "noise" in command("compare", "--results", "s3://bucket/results").output
+        one, other = Remote("s3://bucket/results"), Remote("s3://bucket/results")
+        with one.claim("key", wait=False), pytest.raises(ResultClaimed), other.claim("key", wait=False):
+            pass
+        assert not [path for path in fsspec.filesystem("s3").find("bucket") if ".claims" in path]
+    finally:
+        server.stop()
+
+
 class TestClaim:
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
