@@ -134,7 +134,7 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def scratch_folder(path: Path, *, wait: bool = True, keep: bool = False) -> Iterator[Path]:
+def scratch_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
     """Give a folder for checkpoints to one process at a time, on whatever machine.
 
     It outlives a kill, and is removed once the context ends without an error. The lock on it is the operating
@@ -143,7 +143,6 @@ def scratch_folder(path: Path, *, wait: bool = True, keep: bool = False) -> Iter
     Args:
         path: The folder.
         wait: For others that have it.
-        keep: It stays, for those who come after.
 
     Raises:
         ResultClaimed: Another process has it, and ``wait`` is false.
@@ -162,7 +161,6 @@ def scratch_folder(path: Path, *, wait: bool = True, keep: bool = False) -> Iter
         ) from error
     try:
         yield path
-        if not keep:
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
     finally:
         lock.release()

@@ -21,10 +21,11 @@ __all__ = ["kept_folder"]
 
 
 @contextmanager
-def kept_folder(name: str) -> Iterator[Path]:
+def kept_folder(name: str) -> Iterator[tuple[Path, Path]]:
     """Give a folder below the home to whoever makes or reads what it holds: one at a time, on whatever machine.
 
     Files that others finished are in it. Those that are new once the context ends without an error are kept for others.
+    Beside it comes a folder for checkpoints of this machine, which outlives a kill.
 
     Args:
         name: Its path below the home. What it says decides all that the folder will ever hold.
@@ -33,9 +34,10 @@ def kept_folder(name: str) -> Iterator[Path]:
         StorageError: The folder cannot be made, or the URL cannot be reached.
     """
     named = os.environ.get("ADVBENCH_HOME", "")
-    with scratch_folder(home() / name, keep=True) as folder:
+    folder = home() / name
+    with scratch_folder(home() / "work" / folder.name) as work:
         if not is_url(named):
-            yield folder
+            yield folder, work
             return
         remote = Remote(named)
         with remote.claim(name, wait=True):
@@ -43,7 +45,7 @@ def kept_folder(name: str) -> Iterator[Path]:
             found = remote.read([path for file, path in there.items() if not (folder / file).exists()])
             for path, content in found.items():
                 write_bytes(folder / Path(path).name, content)
-            yield folder
-            for made in sorted(folder.iterdir()):
+            yield folder, work
+            for made in sorted(folder.glob("*")):
                 if made.name not in there and not made.name.startswith("."):
                     remote.write(f"{name}/{made.name}", made.read_bytes())

@@ -19,7 +19,9 @@ BASE = {"types", "errors", "files"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
-    "files": {"errors"},
+    "remote": {"errors"},
+    "files": {"errors", "remote"},
+    "kept": {"files", "remote"},
     "tensors": set(),
     "progress": set(),
     "registry": {"errors"},
@@ -30,17 +32,17 @@ MAY_IMPORT = {
     "baselines": BASE | {"threat"},
     "metrics": {"types", "tensors"},
     "datasets": BASE | {"tensors", "registry"},
-    "targets": BASE | {"tensors", "registry", "datasets", "progress", "runtime", "seeding", "checkpoint"},
+    "targets": BASE | {"tensors", "registry", "datasets", "progress", "runtime", "seeding", "checkpoint", "kept"},
     "access": BASE | {"tensors", "threat", "targets"},
     "methods": BASE
     | {"tensors", "threat", "targets", "datasets", "access", "progress", "runtime", "seeding", "checkpoint"}
     | {"registry"},  # a table of names that imports nothing: for methods made of another that is named
-    "results": BASE | {"threat"},
+    "results": BASE | {"threat", "remote"},
     "report": {"results", "metrics", "types", "errors", "files"},
     "bench": BASE
     | {"tensors", "threat", "targets", "datasets", "access", "methods", "metrics", "results", "registry"}
-    | {"progress", "runtime", "seeding"},
-    "suites": BASE | {"results", "bench", "progress"},
+    | {"progress", "runtime", "seeding", "kept"},
+    "suites": BASE | {"results", "bench", "progress", "remote"},
     "cli": {path.stem for path in PACKAGE.iterdir()},
     "__init__": set(),
     "__main__": {"cli"},

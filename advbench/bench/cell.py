@@ -180,11 +180,13 @@ def _shared_work(prepared: Prepared, part: Mapping[str, Any]) -> Iterator[tuple[
     }
     identity = digest({"part": dict(part), **circumstances})
     name = f"shared/{identity}"
+    folder = home() / name
     with ExitStack() as held:
         if fabric.is_global_zero:
             held.enter_context(kept_folder(name))
+            folder.mkdir(parents=True, exist_ok=True)
         fabric.barrier()
-        yield home() / name, identity
+        yield folder, identity
 
 
 def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook) -> _Attempt:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from advbench.checkpoint import Checkpoint
 from advbench.datasets import Dataset, LabelledImages
 from advbench.errors import InvalidConfig
-from advbench.files import digest, digest_state, home, scratch_folder, writing_folder
+from advbench.files import digest, digest_state, writing_folder
 from advbench.kept import kept_folder
 from advbench.progress import Progress
 from advbench.runtime import Precision, Runtime
@@ -146,18 +146,17 @@ def _train_once(
     }
     key = digest(identity)
     device = runtime.torch_device  # starts the other processes of a shared run, which wait for the folder as well
-    with kept_folder(f"classifiers/{spec.architecture.replace(':', '-')}-{key}") as folder:
+    with kept_folder(f"classifiers/{spec.architecture.replace(':', '-')}-{key}") as (folder, work):
         weights = folder / "weights.safetensors"
         if not weights.exists():
-            with scratch_folder(home() / "work" / key) as work:
-                checkpoint = Checkpoint(work / "training.ckpt", key)
-                started = time.perf_counter()
-                _train(classifier, images, spec, device, progress, checkpoint, role)
-                seconds = time.perf_counter() - started
-                with writing_folder(folder) as staging:
-                    state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
-                    save_file(state, staging / weights.name)
-                    (staging / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
+            checkpoint = Checkpoint(work / "training.ckpt", key)
+            started = time.perf_counter()
+            _train(classifier, images, spec, device, progress, checkpoint, role)
+            seconds = time.perf_counter() - started
+            with writing_folder(folder) as staging:
+                state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
+                save_file(state, staging / weights.name)
+                (staging / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
             progress.say(f"trained {role} {spec.architecture} in {seconds:.0f} s; kept in {folder}")
         classifier.network.load_state_dict(with_versions(load_file(weights), classifier.network))
     classifier.cpu()
