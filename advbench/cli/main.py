@@ -229,12 +229,12 @@ def describe(attack: str) -> None:
 @JSON
 @errors_in_one_line
 def show(result: str, results: str, as_json: bool) -> None:
-    """Show a stored result; RESULT is its key or the beginning of it."""
-    from advbench.report import draw_figures, record_summary
+    """Show a stored result, with the flags that others beside it give it; RESULT is its key or the beginning of it."""
+    from advbench.report import beside_others, draw_figures, record_summary
     from advbench.results import ResultStore
 
     store = ResultStore(results)
-    record = store.find(result)
+    record = beside_others(store.find(result), store)
     figures = draw_figures(record, store)
     if as_json:
         click.echo(record.model_dump_json(indent=2))

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from advbench.metrics import holm, mean_interval, paired_p_value, proportion
 from advbench.report.answers import Answers, SampleSource, Version, answers_of, paired, version_of
-from advbench.report.diagnose import comparison_flags
-from advbench.results import CellRecord, Flag
+from advbench.report.diagnose import comparison_flags, is_comparable
+from advbench.results import CellRecord, Flag, ResultStore
 from advbench.types import Goal, Status
 
 __all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "compare", "flat", "method_label", "target_label"]
@@ -127,6 +127,16 @@ def compare(
         _table(group, answers, flags, version, names or {})
         for _, group in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def beside_others(record: CellRecord, store: ResultStore) -> CellRecord:
+    """A record with the flags that the other results of its store give it among its own.
+
+    What is stored cannot have them: they change with what else there is.
+    """
+    alike = _newest(other for other in store.records() if is_comparable(record, other))
+    flags = comparison_flags(alike, answers_of(alike, store)).get(record.key, ())
+    return record.model_copy(update={"flags": (*record.flags, *flags)})
 
 
 def _newest(records: Iterable[CellRecord]) -> list[CellRecord]:

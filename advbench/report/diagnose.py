@@ -14,7 +14,7 @@ from advbench.report.answers import Answers, goes_further, paired
 from advbench.results import CellRecord, CellSpec, Flag
 from advbench.types import Capability, Goal
 
-__all__ = ["comparison_flags"]
+__all__ = ["comparison_flags", "is_comparable"]
 
 EFFORT = ("steps", "max_steps", "queries", "epochs", "restarts")
 """Parameters of which more is to help."""
@@ -115,6 +115,11 @@ def _grouped(items: Iterable[_Item], key: Callable[[_Item], Any]) -> list[list[_
     for item in items:
         groups[repr(key(item))].append(item)
     return list(groups.values())
+
+
+def is_comparable(first: CellRecord, second: CellRecord) -> bool:
+    """Whether two results can be set side by side: same images, target, goal and norm, and both have answers."""
+    return first.metrics is not None and second.metrics is not None and _place(first) == _place(second)
 
 
 def _place(record: CellRecord) -> tuple[Any, ...]:

@@ -114,6 +114,14 @@ def test_a_result_and_the_list_of_results_show_them(add: Add, store: ResultStore
     shown = CliRunner().invoke(main, ["show", record.key, "--results", str(store.root)]).output
     assert "zero-gradients (Z): 40% of images' gradients are zero" in " ".join(shown.split())
     assert "Remedy: " in shown
+    assert "noise-is-stronger" not in shown, "there is no noise beside it"
+    add("noise", first(120))
+    add("noise", first(10), goal=Goal.ENHANCE)
+    beside = CliRunner().invoke(main, ["show", record.key, "--results", str(store.root)]).output
+    assert "noise-is-stronger (X): 70.0% right, 60.0% under noise" in " ".join(beside.split())
+    assert "zero-gradients (Z)" in beside
+    stored = store.find(record.key).flags
+    assert [flag.name for flag in stored] == ["zero-gradients"], "what is stored does not hang on what is beside it"
     listed = CliRunner().invoke(main, ["list", "results", "--results", str(store.root)]).output
     assert "ok ⚑Z" in listed
     assert "flag Z, zero-gradients" in listed
