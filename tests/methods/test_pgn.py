@@ -35,7 +35,7 @@ from advbench.methods.pgn import (
     goal_met,
     gradient_penalty,
 )
-from advbench.methods.pgn.networks import encoder_of
+from advbench.methods.pgn.networks import encoder_of, put_layer_norms
 from advbench.methods.pgn.warm_up import altered
 from advbench.runtime import Runtime
 from advbench.targets import Classifier, ModuleTarget, build_network
@@ -233,6 +233,17 @@ class TestGradientPenalty:
         lesson = Lesson(torch.rand(4, 512).bfloat16(), labels, labels)
         expected = (judge.head.weight.norm() - 1).square()
         assert torch.allclose(gradient_penalty(judge, lesson, torch.eye(4)[0]), expected, atol=1e-6)
+
+    def test_a_fresh_critic_normalises_each_image_by_itself(self) -> None:
+        """Layer norm, as the paper has it: images an arbitrary contrast apart give features of one size."""
+        fresh = classifier()
+        put_layer_norms(fresh.network)
+        assert not [layer for layer in fresh.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        critic = Discriminator(fresh, classes=0, goal=Goal.DEGRADE, trained="all")
+        images = torch.rand(4, 3, 32, 32)
+        features = critic.features(images)
+        assert torch.allclose(features[:1], critic.features(images[:1]), atol=1e-5)
+        assert torch.allclose(features, critic.features(100 * images), rtol=1e-2, atol=1e-2)
 
     def test_it_is_asked_for_between_the_two_kinds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """All that met the goal lie at 0, all others at 4: the points between lie on the way, and not at its ends."""

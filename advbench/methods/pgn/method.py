@@ -14,7 +14,7 @@ from advbench.methods.base import Context, Perturber, Setting, TrainingImages
 from advbench.methods.pgn.base import Backbone, GeneratorMethod, filled
 from advbench.methods.pgn.defaults import CRITIC, DEGRADE, DEGRADE_UNBOUNDED, ENHANCE, ENHANCE_SHARED, PHOTOGRAPHS
 from advbench.methods.pgn.lessons import Recipe
-from advbench.methods.pgn.networks import Discriminator
+from advbench.methods.pgn.networks import Discriminator, put_layer_norms
 from advbench.methods.pgn.objectives import OBJECTIVES
 from advbench.methods.pgn.training import Fit
 from advbench.methods.pgn.warm_up import WarmUp
@@ -227,7 +227,10 @@ class PGN(GeneratorMethod):
 
     def _judging_classifier(self, architecture: str, train: TrainingImages, context: Context) -> Classifier:
         backbone = cast(Backbone, filled(self.discriminator_backbone))
-        return self._classifier(architecture, self.discriminator_weights, backbone, train, context)
+        classifier = self._classifier(architecture, self.discriminator_weights, backbone, train, context)
+        if backbone == "scratch" and OBJECTIVES[filled(self.objective)].penalty:
+            put_layer_norms(classifier.network)
+        return classifier
 
     def _summary(self) -> str:
         own = self.discriminator_backbone not in (None, self.backbone)

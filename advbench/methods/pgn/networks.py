@@ -14,7 +14,15 @@ from advbench.tensors import Images, Labels, Scores
 from advbench.threat import Budget
 from advbench.types import Goal, Norm
 
-__all__ = ["DECODER_CHANNELS", "STRIDE", "Discriminator", "Generator", "decoder_channels", "encoder_of"]
+__all__ = [
+    "DECODER_CHANNELS",
+    "STRIDE",
+    "Discriminator",
+    "Generator",
+    "decoder_channels",
+    "encoder_of",
+    "put_layer_norms",
+]
 
 DECODER_CHANNELS = (2048, 1024, 512, 512, 256, 256, 256, 128, 128, 128, 64, 64, 3)
 """Outputs of the 13 transposed convolutions (section 3.4); the first one's input is the encoder's 2048."""
@@ -173,6 +181,18 @@ class Discriminator(nn.Module):
     def is_body_frozen(self) -> bool:
         """Whether only the last layer learns."""
         return not any(parameter.requires_grad for parameter in self.body.parameters())
+
+
+def put_layer_norms(network: nn.Module) -> None:
+    """Replace each batch norm by a layer norm over an image's channels, rows and columns, as for a WGAN-GP critic.
+
+    Its penalty is on each image by itself, so that images must not be normalised together, and a layer norm is what the
+    paper has in its place (Gulrajani et al. 2017, section 4). A fresh batch norm in eval mode would normalise nothing.
+    """
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.BatchNorm2d):
+            parent, _, attribute = name.rpartition(".")
+            setattr(network.get_submodule(parent), attribute, nn.GroupNorm(1, layer.num_features))
 
 
 def _last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
