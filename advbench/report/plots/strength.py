@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +12,10 @@ from advbench.report.plots.drawing import GREY, Drawing, grouped, legend, looks,
 from advbench.report.plots.naming import lines
 from advbench.results import CellRecord, ResultStore
 from advbench.types import Goal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["against_epsilon", "against_gradients", "against_queries", "against_time", "norms"]
 
@@ -32,8 +37,7 @@ def against_epsilon(records: Sequence[CellRecord], columns: Mapping[str, str]) -
     }
     if not groups:
         return None
-    figure, axes = panels(list(groups), height=3.2)
-    styles = looks(method for group in groups.values() for method in group)
+    figure, axes, styles = _stage(groups)
     words = []
     for panel, (name, group) in zip(axes, groups.items(), strict=True):
         for method, own in group.items():
@@ -55,6 +59,12 @@ def against_epsilon(records: Sequence[CellRecord], columns: Mapping[str, str]) -
         panel.set(xlabel="epsilon", ylabel="valid accuracy, %", ylim=(-3, 103))
     legend(figure)
     return Drawing(figure, "Accuracy against epsilon", f"A line a method, a band over seeds. {'; '.join(words)}.")
+
+
+def _stage(groups: Mapping[str, Mapping[str, Any]]) -> "tuple[Figure, list[Axes], dict[str, dict[str, Any]]]":
+    """A figure with a panel for each group, and a look for each method in any of them."""
+    figure, axes = panels(list(groups), height=3.2)
+    return figure, axes, looks(method for group in groups.values() for method in group)
 
 
 def against_time(tables: Sequence[ComparedTable]) -> Drawing | None:
@@ -85,15 +95,19 @@ def against_queries(records: Sequence[CellRecord], columns: Mapping[str, str], s
         ).items()
         if any(record.metrics and record.metrics.perturb.queries_per_image > 1 for record in group)
     }
-    if not groups:
+    counted = {
+        name: {method: _queries_where_turned(own, store) for method, own in group.items()}
+        for name, group in groups.items()
+    }
+    # Results that were stored before queries were kept for each image have no line.
+    counted = {name: group for name, group in counted.items() if any(len(taken) for _, taken, _ in group.values())}
+    if not counted:
         return None
-    figure, axes = panels(list(groups), height=3.2)
-    styles = looks(method for group in groups.values() for method in group)
+    figure, axes, styles = _stage(counted)
     words = []
-    for panel, (name, group) in zip(axes, groups.items(), strict=True):
-        for method, own in group.items():
-            could, taken, most = _queries_where_turned(own, store)
-            if could and len(taken):
+    for panel, (name, group) in zip(axes, counted.items(), strict=True):
+        for method, (could, taken, most) in group.items():
+            if len(taken):
                 shares = 100 * np.arange(1, len(taken) + 1) / could
                 xs, ys = [*taken[:1], *taken, most], [0, *shares, shares[-1]]
                 panel.step(xs, ys, where="post", markevery=[-1], **styles[method], label=method)
@@ -116,7 +130,7 @@ def _queries_where_turned(records: Sequence[CellRecord], store: ResultStore) -> 
         after = f"{version_of(record)}_prediction"
         samples = store.samples(record, ["label", "clean_prediction", after, "queries"])
         if "queries" not in samples.column_names:
-            continue  # stored before queries were kept for each image
+            continue
         label, before, now, queries = (column_of(samples, name) for name in samples.column_names)
         turnable = before == label if record.spec.goal is Goal.DEGRADE else before != label
         turned = turnable & (now != label if record.spec.goal is Goal.DEGRADE else now == label)
@@ -188,8 +202,7 @@ def norms(records: Sequence[CellRecord], columns: Mapping[str, str], store: Resu
     }
     if not groups:
         return None
-    figure, axes = panels(list(groups), height=3.2)
-    styles = looks(method for group in groups.values() for method in group)
+    figure, axes, styles = _stage(groups)
     words = []
     for panel, (name, group) in zip(axes, groups.items(), strict=True):
         for method, own in group.items():
