@@ -533,6 +533,28 @@ class TestFit:
         setup.fit(tmp_path)
         assert setup.ledger.queries.sum() > 0, "it resumed what was another fit's"
 
+    @pytest.mark.parametrize(
+        ("objective", "normalised"), [("wgan-gp", torch.nn.GroupNorm), ("logistic", torch.nn.BatchNorm2d)]
+    )
+    def test_a_critic_from_scratch_alone_has_layer_norms(
+        self,
+        objective: str,
+        normalised: type,
+        digits: Dataset,
+        target: ModuleTarget,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        kinds = set()
+        run = Fit.run
+
+        def watched(fit: Fit) -> None:
+            kinds.update(type(layer) for layer in fit.discriminator.modules())
+            run(fit)
+
+        monkeypatch.setattr(Fit, "run", watched)
+        Setup(digits, target, objective=objective, epochs=1).fit()
+        assert kinds & {torch.nn.GroupNorm, torch.nn.BatchNorm2d} == {normalised}
+
     def test_losses_that_are_not_finite_end_the_fit(
         self, digits: Dataset, target: ModuleTarget, monkeypatch: pytest.MonkeyPatch
     ) -> None:
