@@ -544,7 +544,7 @@ class TestFit:
         target: ModuleTarget,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        kinds = set()
+        kinds: set[type] = set()
         run = Fit.run
 
         def watched(fit: Fit) -> None:
