@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,19 +163,35 @@ _PASSED_ON = (
 )
 
 
+def _safetensors(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix != ".safetensors":
+        raise click.BadParameter(f"expected a file that ends in .safetensors, got '{path}'")
+    return path
+
+
 @main.command()
 @target_options
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    callback=_safetensors,
+    metavar="FILE",
+    help="Write its weights here, for another target's --init.",
+)
 @errors_in_one_line
 def train(**given: Any) -> None:
     """Train a target as the paper does, keep it, and say how good it is. What is kept is never trained again."""
     from advbench.bench import accuracy, make_target
     from advbench.datasets import load_dataset
     from advbench.report.tables import with_interval
+    from advbench.targets import write_weights
 
     screen, runtime = Screen(), runtime_of(given)
     with screen:
         dataset = load_dataset(dataset_of(given))
         target = make_target(training_of(given), dataset, runtime, screen)
+        if given["save"]:
+            write_weights(target, given["save"])
         parts = {"validation": dataset.validation, "evaluation": dataset.evaluation}
         shares = {name: accuracy(target, part) for name, part in parts.items()}
     for name, share in shares.items():

@@ -11,12 +11,14 @@ from urllib.parse import urlparse
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from advbench.errors import InvalidWeights
+from advbench.errors import InvalidConfig, InvalidWeights
+from advbench.files import write_bytes
+from advbench.targets.base import Classifier, ModuleTarget, Target
 
-__all__ = ["imagenet_state", "load_into", "pinned_weights", "read_state", "with_versions"]
+__all__ = ["imagenet_state", "load_into", "pinned_weights", "read_state", "with_versions", "write_weights"]
 
 
 def pinned_weights(architecture: str) -> Any:
@@ -130,6 +132,27 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -
     usable = {name: state[name] for name in own.keys() & state.keys() if head_fits or name not in head}
     network.load_state_dict(with_versions({**own, **usable}, network))
     return head_fits
+
+
+def write_weights(target: Target, path: Path) -> None:
+    """Write a target's weights where another can start from them: ``--init`` and ``read_state`` take the file.
+
+    What normalises its images is not among them.
+
+    Args:
+        target: A module.
+        path: To end in ``.safetensors``, which ``read_state`` goes by. Its folder is made where it is missing, and a
+            file that is there is replaced.
+
+    Raises:
+        InvalidConfig: The target has no weights.
+        StorageError: It cannot be written.
+    """
+    if not isinstance(target, ModuleTarget):
+        raise InvalidConfig(f"{target.name} is no module: there are no weights to write")
+    module = target.module()
+    network = module.network if isinstance(module, Classifier) else module
+    write_bytes(path, save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
 
 
 def with_versions(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:

@@ -308,6 +308,17 @@ def test_train_keeps_the_target_and_says_how_good_it_is(home: Path) -> None:
     assert first.stdout.splitlines()[-1] == again.stdout.splitlines()[-1]
 
 
+def test_a_trained_target_is_saved_for_another_to_start_from(home: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "weights" / "digits.safetensors"
+    recipe = ["train", "--target", "squeezenet1_1", "--target-images", "100", "--device", "cpu"]
+    trained = call(*recipe, "--target-epochs", "1", "--save", str(saved))
+    taken = call(*recipe, "--init", str(saved))
+    assert taken.stdout == trained.stdout, "the same fingerprint and accuracies, without an epoch"
+    refused = call(*recipe, "--save", "weights.pth")
+    assert refused.exit_code == 2
+    assert "ends in .safetensors, got 'weights.pth'" in refused.stderr
+
+
 class TestRefusals:
     """Each bad input: one clear line on standard error, nothing on standard output, a non-zero status."""
 
