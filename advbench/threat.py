@@ -137,6 +137,8 @@ THREATS: Mapping[str, ThreatModel] = MappingProxyType(
 def threat_model(name: str | None, needs: Needs) -> ThreatModel:
     """Look a preset up by name, or, without a name, take the one that grants least of those that meet ``needs``.
 
+    True labels while perturbing are in none, and do not count here: they are granted beside one, or lacking.
+
     Raises:
         UnknownName: No preset has this name.
     """
@@ -144,4 +146,5 @@ def threat_model(name: str | None, needs: Needs) -> ThreatModel:
         if name not in THREATS:
             raise UnknownName("threat model", name, THREATS, option="threat")
         return THREATS[name]
-    return next((threat for threat in THREATS.values() if threat.lacks(needs) is None), THREATS["white-box"])
+    grantable = needs.model_copy(update={"perturb": needs.perturb - {Capability.TRUE_LABELS}})
+    return next(threat for threat in THREATS.values() if threat.lacks(grantable) is None)

@@ -129,8 +129,11 @@ def _known_flags(prepared: Prepared, look: FirstLook) -> list[Flag]:
 
 def _result_flags(prepared: Prepared, evaluation: Evaluation) -> list[Flag]:
     """What the outcome has against it; a control, which looks at nothing, does not try to move the loss."""
-    needs, goal = prepared.method.needs(prepared.request.goal), prepared.request.goal
-    return loss_flags(evaluation.samples, goal) if needs.fit | needs.perturb else []
+    method, goal = prepared.method, prepared.request.goal
+    needs = method.needs(goal)
+    if not needs.fit | needs.perturb:
+        return []
+    return loss_flags(evaluation.samples, goal, only_changed=method.returns_failures_clean)
 
 
 def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Context:

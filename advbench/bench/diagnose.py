@@ -62,8 +62,8 @@ def _gradient_flags(target: Target, images: Images) -> list[Flag]:
     gradients = target.jacobian(images, _entropy_and_margin, 2).gradients.flatten(2)
     finite = gradients.isfinite().all(dim=2).all(dim=1)
     entropy, margin = gradients[finite].abs().amax(dim=2).unbind(dim=1)
-    zero = entropy == 0
-    vanishing = ~zero & (entropy < SATURATED * margin)
+    zero = (entropy == 0) & (margin == 0)
+    vanishing = entropy < SATURATED * margin
     found = []
     if not finite.all():
         share = _share((~finite).float().mean().item(), "images have a NaN or infinite gradient")
@@ -95,18 +95,21 @@ def flags_that_concern(flags: list[Flag], needs: Needs) -> list[Flag]:
     return [flag for flag in flags if flag.name not in _CONCERNED or used & _CONCERNED[flag.name]]
 
 
-def loss_flags(samples: pa.Table, goal: Goal) -> list[Flag]:
+def loss_flags(samples: pa.Table, goal: Goal, *, only_changed: bool = False) -> list[Flag]:
     """Whether the target's cross-entropy moved towards the goal, over the images on which there was something to do.
 
     Args:
         samples: As in ``Evaluation``; without scores there is no loss to look at.
         goal: Degrade: over the images that were right. Enhance: over those that were wrong.
+        only_changed: Leave out the images that came back as they were.
     """
     if "clean_scores" not in samples.column_names:
         return []
     labels = samples["label"].to_numpy()
     was_right = samples["clean_prediction"].to_numpy() == labels
     open_to_do = was_right if goal is Goal.DEGRADE else ~was_right
+    if only_changed:
+        open_to_do = open_to_do & (samples["linf"].to_numpy() > 0)
     if not open_to_do.any():
         return []
     before, after = (_truth(samples, f"{version}_scores", labels)[open_to_do] for version in ("clean", "raw"))

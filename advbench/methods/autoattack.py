@@ -56,6 +56,7 @@ class AutoAttack(FoolingMethod):
     goals: ClassVar[frozenset[Goal]] = frozenset({Goal.DEGRADE})
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF, Norm.L2})
     uses: ClassVar[frozenset[Capability]] = APGD.uses | APGDT.uses | FABT.uses | Square.uses
+    returns_failures_clean: ClassVar[bool] = True
 
     version: Literal["standard", "rand"] = "standard"
     steps: int = Field(default=100, ge=1)

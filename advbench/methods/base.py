@@ -142,12 +142,19 @@ class Perturber(Protocol):
 
 
 class Method(BaseModel, ABC):
-    """An attack or enhancer: its fields are its hyper-parameters, and the options of ``advbench run``."""
+    """An attack or enhancer: its fields are its hyper-parameters, and the options of ``advbench run``.
+
+    Attributes:
+        goals: Which it serves.
+        norms: Under which it keeps to a budget.
+        returns_failures_clean: Whether what it could not turn comes back as it was, which says nothing of its loss.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     goals: ClassVar[frozenset[Goal]] = frozenset(Goal)
     norms: ClassVar[frozenset[Norm]] = frozenset(Norm)
+    returns_failures_clean: ClassVar[bool] = False
 
     def resolve(self, setting: Setting) -> Self:  # noqa: ARG002
         """Fill in what was left open, so that the record shows every value that was used.

@@ -134,7 +134,7 @@ class _Descent:
         self.loss = loss
         if not falling.all():
             for name, values in vars(self).items():
-                setattr(self, name, values[falling])
+                setattr(self, name, values[falling.to(values.device)])
 
     def move(self, step: int, learning_rate: float) -> None:
         """Take Adam's step, counted from one, along the gradient carried over to w."""

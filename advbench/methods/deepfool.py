@@ -72,7 +72,7 @@ class DeepFool(MinimalMethod):
         size = max(1, GRADIENT_VALUES // (count * images[0].numel()))
         found = []
         for part in torch.arange(len(images)).split(size):
-            classes = _Classes(len(part), count, None if labels is None else labels[part])
+            classes = _Classes(len(part), count, None if labels is None else labels[part], images.device)
             perturbed = self._fool(images[part], classes, access, access.rows[part], context.budget.norm)
             found.append(self._bisect(images[part], perturbed, classes.labels, access, access.rows[part]))
         return torch.cat(found)
@@ -82,7 +82,7 @@ class DeepFool(MinimalMethod):
         active = torch.arange(len(images), device=images.device)
         floor = SMALLEST_MOVE * lengths(torch.ones_like(images[:1]), norm)
         for step in range(self.max_steps):
-            answer = access.jacobian(perturbed[active], classes.margins, classes.count, rows[active])
+            answer = access.jacobian(perturbed[active], classes.margins, classes.count, rows[active.cpu()])
             kept = answer.scores.argmax(dim=1) == classes.own
             active, gradients, margins = active[kept], answer.gradients[kept], answer.losses[kept]
             if not len(active):
@@ -101,7 +101,8 @@ class DeepFool(MinimalMethod):
 
     def _bisect(self, images: Images, perturbed: Images, labels: Labels, access: Access, rows: Rows) -> Images:
         """Come back from each fooling image towards the clean one, as long as the class is another."""
-        inside, outside = torch.zeros(len(images), 1, 1, 1), torch.ones(len(images), 1, 1, 1)
+        inside = torch.zeros(len(images), 1, 1, 1, device=images.device)
+        outside = torch.ones_like(inside)
         for _ in range(self.bisections):
             middle = (inside + outside) / 2
             fooled = access.labels(torch.lerp(images, perturbed, middle), rows) != labels
@@ -117,12 +118,13 @@ class _Classes:
         size: Images.
         count: Classes for each, its own among them.
         labels: Their own classes, or None where the first scores are to tell.
+        device: Where the images are.
     """
 
-    def __init__(self, size: int, count: int, labels: Labels | None) -> None:
+    def __init__(self, size: int, count: int, labels: Labels | None, device: torch.device) -> None:
         self._known = labels
         self._ranked = False
-        self._classes = torch.zeros(size, count, dtype=torch.long)
+        self._classes = torch.zeros(size, count, dtype=torch.long, device=device)
         self.labels = self._classes[:, 0]
 
     @property

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from advbench.metrics import holm, mean_interval, paired_p_value, proportion
-from advbench.report.answers import Answers, SampleSource, Version, answers_of, paired, version_of
+from advbench.metrics import holm, mean_interval, proportion
+from advbench.report.answers import Answers, SampleSource, Version, answers_of, p_of_lead, version_of
 from advbench.report.diagnose import comparison_flags, is_comparable
 from advbench.results import CellRecord, Flag, ResultStore
 from advbench.types import Goal, Status
@@ -339,8 +339,7 @@ def _best(
             continue
         leaders[target] = ranked[0]
         for other in ranked[1:]:
-            pair = paired(right[ranked[0]], right[other])
-            tests.append((target, 1.0 if pair is None else paired_p_value(*pair)))
+            tests.append((target, p_of_lead(right[ranked[0]], right[other], goal)))
     corrected = holm([value for _, value in tests])
     tied = {target for (target, _), value in zip(tests, corrected, strict=True) if value >= SIGNIFICANT}
     return {place for target, place in leaders.items() if target not in tied}

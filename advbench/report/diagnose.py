@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from advbench.report.answers import Answers, goes_further, paired
+from advbench.report.answers import Answers, paired, p_of_lead
 from advbench.results import CellRecord, CellSpec, Flag
 from advbench.types import Capability, Goal
 
@@ -19,7 +19,7 @@ __all__ = ["comparison_flags", "is_comparable"]
 EFFORT = ("steps", "max_steps", "queries", "epochs", "restarts")
 """Parameters of which more is to help."""
 
-CONTROLS = ("identity", "noise")
+CONTROLS = ("identity", "jpeg", "noise")
 """They look at nothing, so nothing about them can fail."""
 
 CHANCE = 0.05
@@ -189,7 +189,7 @@ def _beaten_blindly(attacks: Sequence[_Setting]) -> _Earned:
     goal = seeing[0].spec.goal
     furthest = min if goal is Goal.DEGRADE else max
     best = furthest(seeing, key=lambda attack: attack.share)
-    beating = [each for each in attacks if each.is_blind and goes_further(each.answers, best.answers, goal, CHANCE)]
+    beating = [each for each in attacks if each.is_blind and p_of_lead(each.answers, best.answers, goal) < CHANCE]
     if beating:
         by = furthest(beating, key=lambda attack: attack.share)
         words = f"{best.share:.1%} right, {by.share:.1%} under {by.spec.attack}"

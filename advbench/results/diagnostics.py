@@ -49,8 +49,8 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = MappingProxyType(
         ),
         "zero-gradients": Diagnostic(
             "Z",
-            "the loss's gradient with respect to the image is exactly zero for many images: gradient attacks fail "
-            "there although the target need not be robust",
+            "the gradients of the loss and of the logits' margin with respect to the image are exactly zero for many "
+            "images: gradient attacks fail there although the target need not be robust",
             "take the masking step (rounding, thresholds) out of the backward pass, or attack by scores or labels: "
             "square, nes, simba",
             "cell",

@@ -102,7 +102,7 @@ class Phase(_Model):
 
     Args:
         queries: Images put through it, in all.
-        gradients: Of these, how many with a gradient.
+        gradients: Vectors of derivatives by the pixels that were asked for; one query may give several.
         queries_per_image: ``queries`` over the number of the phase's images.
         gradients_per_image: ``gradients`` over the same.
     """

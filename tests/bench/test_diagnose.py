@@ -48,6 +48,10 @@ class Saturated(Linear):
     def forward(self, images):
         return 150 * super().forward(images)
 
+class Overflowing(Linear):
+    def forward(self, images):
+        return 1e5 * super().forward(images)
+
 def wavering(classes):
     return FunctionTarget(lambda images: torch.randint(0, classes, (len(images),)), classes, "labels")
 """
@@ -93,6 +97,7 @@ def test_a_sound_run_has_no_flag(run: Callable[..., dict[str, Any]], attack: str
         ("wavering", "noise", {"randomised-target"}),
         ("Softmax", "fgsm", {"probabilities"}),
         ("Saturated", "fgsm", {"vanishing-gradients"}),
+        ("Overflowing", "fgsm", {"vanishing-gradients", "loss-does-not-rise"}),  # zero, but not of the logits
         ("Rooted", "fgsm", {"nan-gradients", "loss-does-not-rise"}),
     ],
 )
@@ -114,6 +119,13 @@ def test_what_the_target_earned_is_told_where_the_attack_then_fails(run: Callabl
 def test_an_enhancer_whose_loss_does_not_fall_is_flagged(run: Callable[..., dict[str, Any]]) -> None:
     assert names(run("Rounded", "fgsm", "--goal", "enhance")) == {"zero-gradients", "loss-does-not-rise"}
     assert names(run("Linear", "fgsm", "--goal", "enhance", "--true-labels", "--label", "true")) == set()
+
+
+def test_a_robust_target_is_no_failure_of_autoattack(run: Callable[..., dict[str, Any]]) -> None:
+    quick = ("--epsilon", "0.0001", "--steps", "5", "--queries", "10", "--targets", "2")
+    record = run("Linear", "autoattack", *quick)
+    assert record["metrics"]["valid_accuracy"] == record["clean_accuracy"], "this budget is to turn nothing"
+    assert names(record) == set()
 
 
 def test_one_look_at_a_target_costs_few_queries_and_is_no_methods() -> None:

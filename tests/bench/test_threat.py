@@ -44,6 +44,14 @@ def test_without_a_name_the_least_that_suffices_is_taken(needed: list[Capability
     assert threat_model(None, needs).lacks(needs) is None
 
 
+def test_true_labels_beside_do_not_change_what_is_least() -> None:
+    needs = Needs(perturb=frozenset({Capability.SCORES, Capability.TRUE_LABELS}))
+    least = threat_model(None, needs)
+    assert least.name == "black-box-scores"
+    assert least.lacks(needs) == "threat model 'black-box-scores' does not grant true-labels in perturbing"
+    assert least.with_true_labels().lacks(needs) is None
+
+
 def test_what_is_lacking_is_said() -> None:
     needs = Needs(fit=frozenset({Capability.WEIGHTS}), perturb=frozenset({Capability.SCORES}))
     lacks = THREATS["black-box-labels"].lacks(needs)

@@ -78,6 +78,23 @@ class TestTables:
             ("resnet50", "fgsm"): False, ("resnet50", "pgd"): True, ("vgg16", "fgsm"): False, ("vgg16", "pgd"): False,
         }  # fmt: skip
 
+    def test_ahead_on_few_images_and_behind_on_many_is_not_best(self, add: Add, store: ResultStore) -> None:
+        for seed in range(3):
+            add("fgsm", ~first(10), seed=seed)  # turns ten images under all seeds, and leads by the mean
+            add("pgd", ~first(25, start=10) if seed == 0 else ~first(0), seed=seed)
+        (table,) = compare(store.records(), store)
+        cells = table.rows[0].cells
+        assert cells["fgsm"].accuracy == pytest.approx(0.95)
+        assert cells["pgd"].accuracy == pytest.approx(1 - 25 / 600)
+        assert not any(cell.best for cell in cells.values())
+
+    def test_ahead_only_under_seeds_that_the_other_lacks_is_not_best(self, add: Add, store: ResultStore) -> None:
+        for seed, count in enumerate((100, 0, 0)):
+            add("fgsm", first(count), seed=seed)
+        add("pgd", first(60))
+        (table,) = compare(store.records(), store)
+        assert not any(cell.best for cell in table.rows[0].cells.values())
+
     def test_to_enhance_the_highest_leads(self, add: Add, store: ResultStore) -> None:
         add("noise", first(100), goal=Goal.ENHANCE)
         add("pgn-50", first(150), goal=Goal.ENHANCE)

@@ -37,6 +37,12 @@ class TestNoise:
         add("fgsm", first(60))
         assert flags(store) == {"noise 0.3": set(), "pgd 0.3": {"noise-is-stronger"}, "fgsm 0.3": set()}
 
+    def test_what_looks_at_nothing_does_not_fail(self, add: Add, store: ResultStore) -> None:
+        add("noise", first(120))
+        for epsilon in (0.3, 0.6):
+            add("jpeg", first(190), budget=Budget(epsilon=epsilon))
+        assert set().union(*flags(store).values()) == set()
+
     def test_nothing_left_to_turn_is_no_failure(self, add: Add, store: ResultStore) -> None:
         add("noise", first(0))
         add("pgd", first(0))

@@ -222,8 +222,8 @@ def _sizes_where_changed(records: Sequence[CellRecord], store: ResultStore) -> t
     tried, found = 0, []
     for record in records:
         norm = str(record.spec.budget.norm)
-        samples = store.samples(record, ["clean_prediction", "valid_prediction", norm])
-        changed = column_of(samples, "clean_prediction") != column_of(samples, "valid_prediction")
+        samples = store.samples(record, ["clean_prediction", "raw_prediction", norm])
+        changed = column_of(samples, "clean_prediction") != column_of(samples, "raw_prediction")
         tried += len(changed)
         found.append(column_of(samples, norm)[changed])
     return tried, np.sort(np.concatenate(found))
