@@ -4,6 +4,7 @@ The handle holds no target, only bound calls, and answers are detached, so that 
 was not granted. It is no sandbox: code that sets out to break it, through Python's own introspection, can.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ __all__ = ["Access", "GradientAnswer", "QueryLedger", "fit_access", "perturb_acc
 
 @dataclass
 class QueryLedger:
-    """How often each sample was asked about in one phase.
+    """How often each sample was asked about in one phase, and how long that has taken since the ledger was opened.
 
     A forward pass over one image is one query. A gradient comes with its query; several after one pass share it.
 
@@ -36,6 +37,7 @@ class QueryLedger:
     max_total: int | None = None
     queries: Tensor = field(init=False)
     gradients: Tensor = field(init=False)
+    opened: float = field(init=False, default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.queries = torch.zeros(self.size, dtype=torch.long)
@@ -64,9 +66,14 @@ class QueryLedger:
         """Queries and gradients of each sample, ``(2, size)``."""
         return torch.stack([self.queries, self.gradients])
 
-    def recall(self, counts: Tensor) -> None:
-        """Take over what was counted before an interruption; counts can only rise."""
+    def seconds(self) -> float:
+        """Wall time since it was opened, interruptions left out."""
+        return time.perf_counter() - self.opened
+
+    def recall(self, counts: Tensor, seconds: float) -> None:
+        """Take over what was counted before an interruption; counts, and the time that they took, can only rise."""
         self.queries, self.gradients = torch.maximum(self.counts(), counts)
+        self.opened -= max(0.0, seconds - self.seconds())
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Access:
     Made by ``fit_access`` and ``perturb_access``; methods receive it and never make one.
     """
 
-    __slots__ = ("_ask", "_granted", "_recall", "_spent", "_threat_name", "num_classes", "rows")
+    __slots__ = ("_ask", "_granted", "_recall", "_seconds", "_spent", "_threat_name", "num_classes", "rows")
 
     num_classes: int
     """How many classes the target knows."""
@@ -111,7 +118,7 @@ class Access:
     ) -> None:  # fmt: skip
         self.num_classes, self.rows = target.num_classes, rows
         self._granted, self._threat_name = granted, threat_name
-        self._spent, self._recall = ledger.counts, ledger.recall
+        self._spent, self._seconds, self._recall = ledger.counts, ledger.seconds, ledger.recall
 
         def labels(images: Images, charged: Rows) -> Labels:
             ledger.charge(charged)
@@ -206,9 +213,13 @@ class Access:
         """Queries and gradients of this phase so far, ``(2, samples)``: what a checkpoint of a fit holds of them."""
         return self._spent()
 
-    def recall(self, spent: Tensor) -> None:
-        """Count what an interrupted fit had asked before it was resumed; counts can only rise."""
-        self._recall(spent)
+    def seconds(self) -> float:
+        """Wall time of this phase so far, interruptions left out."""
+        return self._seconds()
+
+    def recall(self, spent: Tensor, seconds: float) -> None:
+        """Count what an interrupted fit had asked, and how long it took, before it was resumed: both can only rise."""
+        self._recall(spent, seconds)
 
     def at(self, positions: Tensor) -> "Access":
         """The same door for some of the samples at hand: the same grants, counted in the same place.

@@ -1,13 +1,12 @@
 """One cell: one method against one target on one dataset, run, checked and stored."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pyarrow as pa
 import torch
@@ -27,6 +26,9 @@ from advbench.seeding import derive_seed
 from advbench.targets import Classifier, ClassifierSpec, make_classifier
 from advbench.tensors import Images, Rows
 from advbench.types import Status
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Outcome", "context_of", "run_cell"]
 
@@ -70,14 +72,14 @@ def run_cell(
     prepared = prepare(request, progress, workshop)
     key = prepared.spec.key
     if not request.runtime.is_main:
-        if store.finished(key) is None and prepared.incompatible is None:
+        if request.runtime.fabric.broadcast(None):
             _fit(prepared, progress, store.work_folder(key))
         return None
-    with store.working(key, wait=wait) as work:
+    with _Helpers(request.runtime.fabric) as helpers, store.working(key, wait=wait) as work:
         found = store.finished(key)
         if found is not None:
             return Outcome(found, True, store.folder(key))
-        attempt = _run(prepared, progress, work, workshop)
+        attempt = _run(prepared, progress, work, workshop, helpers)
         tensors = {"state": attempt.state or {}, "perturbed": attempt.perturbed, "examples": attempt.examples}
         samples = attempt.evaluation.samples if attempt.evaluation else None
         record = store.save(attempt.record, samples, tensors)
@@ -102,7 +104,25 @@ class _Attempt:
         return self.evaluation.examples if self.evaluation else {}
 
 
-def _run(prepared: Prepared, progress: Progress, work: Path, workshop: Workshop) -> _Attempt:
+class _Helpers:
+    """The other processes of a run, which wait until they are called to fit, or until there is nothing to fit."""
+
+    def __init__(self, fabric: "Fabric") -> None:
+        self._fabric, self._wait = fabric, True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._wait:
+            self._fabric.broadcast(False)
+
+    def call(self) -> None:
+        self._wait = False
+        self._fabric.broadcast(True)
+
+
+def _run(prepared: Prepared, progress: Progress, work: Path, workshop: Workshop, helpers: _Helpers) -> _Attempt:
     if prepared.incompatible is not None:
         return _Attempt(_record(prepared, Status.INCOMPATIBLE, prepared.incompatible))
     look = None
@@ -111,7 +131,7 @@ def _run(prepared: Prepared, progress: Progress, work: Path, workshop: Workshop)
         progress.say(f"the target's clean accuracy is {look.accuracy:.1%} on {len(look.images)} images")
         for flag in _known_flags(prepared, look):
             progress.say(f"warning: {flag.in_words}")
-        return _measure(prepared, progress, work, look)
+        return _measure(prepared, progress, work, look, helpers)
     except BudgetSpent as error:
         return _Attempt(_record(prepared, Status.BUDGET_SPENT, str(error), look))
     except StorageError:
@@ -192,11 +212,11 @@ def _shared_work(prepared: Prepared, part: Mapping[str, Any]) -> Iterator[tuple[
         yield folder, identity
 
 
-def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook) -> _Attempt:
+def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook, helpers: _Helpers) -> _Attempt:
     dataset, threat = prepared.dataset, prepared.threat
-    started = time.perf_counter()
+    helpers.call()
     perturber, fit_ledger = _fit(prepared, progress, work)
-    fit_seconds = time.perf_counter() - started
+    fit_seconds = fit_ledger.seconds()
     perturb_ledger = QueryLedger(len(dataset.evaluation), max_each=threat.max_queries)
     evaluation = _evaluate(prepared, perturber, perturb_ledger, progress, look)
     for name, counts in zip(("queries", "gradients"), perturb_ledger.counts().numpy(), strict=True):

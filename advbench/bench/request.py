@@ -1,6 +1,8 @@
 """What a user asks for, and what that comes to: a target, images, a method and a threat model that fit together."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,15 @@ from advbench.progress import Progress
 from advbench.registry import ATTACKS
 from advbench.results import CellSpec, DatasetIdentity, Flag, TargetIdentity
 from advbench.runtime import Runtime
-from advbench.targets import ClassifierSpec, Fusion, ModuleTarget, Target, check_architecture, make_classifier
+from advbench.targets import (
+    ClassifierSpec,
+    Fusion,
+    ModuleTarget,
+    Target,
+    check_architecture,
+    make_classifier,
+    own_source,
+)
 from advbench.threat import Budget, ThreatModel, threat_model
 from advbench.types import Goal
 
@@ -50,6 +60,7 @@ class RunRequest(BaseModel):
         runtime: Where to compute.
         batch_size: Evaluation images at a time.
         results: The folder of results, or a URL.
+        files: What is in the local files that all this names, as hashes: checkpoints, and the modules of factories.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,12 +82,27 @@ class RunRequest(BaseModel):
     runtime: Runtime = Runtime()
     batch_size: int = Field(default=128, ge=1)
     results: Annotated[str, BeforeValidator(str)] = "advbench-results"
+    files: dict[str, str] = Field(default_factory=lambda given: _hashes(given))
 
     @field_validator("via", mode="before")
     @classmethod
     def _as_stored_before(cls, value: Any) -> Any:
         """Read what records held before there could be several: one surrogate or None."""
         return () if value is None else (value,) if isinstance(value, dict) else value
+
+
+def _hashes(given: Mapping[str, Any]) -> dict[str, str]:
+    made = [given["target"], *given["via"]]
+    named = [*given["options"].values(), *(spec.init for spec in made)]
+    files = {name: Path(name) for name in named if isinstance(name, str) and Path(name).suffix}
+    files |= {spec.architecture: source for spec in made if spec.is_own and (source := own_source(spec.architecture))}
+    return {name: _hash_of(path, path.stat().st_mtime_ns) for name, path in files.items() if path.is_file()}
+
+
+@cache
+def _hash_of(path: Path, changed: int) -> str:  # noqa: ARG001
+    """Once a file and state of it: all cells of a suite may name the same."""
+    return file_hash(path)
 
 
 @dataclass(frozen=True)
@@ -220,6 +246,7 @@ def why_incompatible(request: RunRequest) -> str | None:
 def prepare(request: RunRequest, progress: Progress, workshop: Workshop | None = None) -> Prepared:
     """Put everything in place; whatever cannot be meant is refused here, before time is spent on it."""
     workshop = workshop or Workshop()
+    check_names(request)
     method, threat = _method_and_threat(request)
     dataset = workshop.dataset(request.dataset)
     method = method.resolve(Setting(request.goal, request.budget, dataset.image_size, request.target.architecture))

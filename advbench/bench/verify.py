@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from advbench.access import QueryLedger, perturb_access
 from advbench.bench.cell import context_of
 from advbench.bench.evaluate import clean_answers, evaluate
 from advbench.bench.request import RunRequest, prepare
+from advbench.bench.summary import summarise
 from advbench.errors import InvalidConfig
 from advbench.files import code_digest
 from advbench.progress import Progress
-from advbench.results import CellRecord, ResultStore
+from advbench.results import CellRecord, Metrics, ResultStore
 from advbench.tensors import Images, Rows
-from advbench.types import Status
 
 __all__ = ["Verdict", "verify_result"]
 
@@ -29,7 +30,7 @@ class Verdict:
     """What a verification found.
 
     Args:
-        holds: Whether every prediction and size came out as stored.
+        holds: Whether every prediction and size came out as stored, and the metrics are of them.
         source: What it was computed from: ``state``, ``perturbed``, or the method run again.
         findings: What did not, one line each; differences that do not count are said too.
     """
@@ -46,7 +47,8 @@ def verify_result(record: CellRecord, store: ResultStore, progress: Progress) ->
         InvalidConfig: The result has no metrics to verify.
         StorageError: A file of it is missing or was changed.
     """
-    if record.status is not Status.OK:
+    metrics = record.metrics
+    if metrics is None:
         raise InvalidConfig(
             f"result {record.key[:12]} has nothing to verify: it ended {record.status} ({record.reason})"
         )
@@ -85,6 +87,10 @@ def verify_result(record: CellRecord, store: ResultStore, progress: Progress) ->
             advance=task.advance,
         ).samples
     findings = []
+    if record.key != record.spec.key:
+        findings.append("the record's specification is not the one that its key was made of")
+    if metrics != _summed_up(stored, metrics, 3 * prepared.dataset.image_size**2):
+        findings.append("the record's metrics are not those of its per-image results")
     for version in VERSIONS:
         column = f"{version}_prediction"
         differing = int((stored[column].to_numpy() != again[column].to_numpy()).sum())
@@ -95,3 +101,15 @@ def verify_result(record: CellRecord, store: ResultStore, progress: Progress) ->
         findings.append(f"perturbation sizes differ by up to {float((sizes[0] - sizes[1]).abs().max()):.3g} in l2")
     source = "perturbed" if kept else "state" if state else "the method, run again"
     return Verdict(not findings, source, findings + remarks)
+
+
+def _summed_up(samples: pa.Table, metrics: Metrics, values_per_image: int) -> Metrics:
+    """The metrics that the samples have; what was spent and how long it took is not in them."""
+    return summarise(
+        samples,
+        values_per_image=values_per_image,
+        fit=metrics.fit,
+        perturb=metrics.perturb,
+        fit_seconds=metrics.fit_seconds,
+        seconds=0.0,
+    ).model_copy(update={"ms_per_image": metrics.ms_per_image})

@@ -69,7 +69,7 @@ def main() -> None:
 )
 @click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long they are trained.")
 @click.option("--threat", metavar="NAME", help="Threat model; the least that suffices, if left out.")
-@click.option("--true-labels", is_flag=True, help="Grant the evaluation's true labels as well: an oracle.")
+@click.option("--true-labels/--no-true-labels", help="Grant the evaluation's true labels as well: an oracle.")
 @click.option("--max-queries", type=click.IntRange(0), metavar="N", help="Most queries for one image in use.")
 @click.option("--max-fit-queries", type=click.IntRange(0), metavar="N", help="Most queries in fitting.")
 @click.option("--goal", type=click.Choice(["degrade", "enhance"]), default="degrade", show_default=True)

@@ -53,7 +53,7 @@ _TARGET_OPTIONS = (
     click.option("--dataset", default="digits", show_default=True, help="See 'advbench list datasets'."),
     click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True,
                  envvar="ADVBENCH_DATA", help="Folder of the dataset's files."),
-    click.option("--download", is_flag=True, help="Fetch a torchvision dataset that is missing."),
+    click.option("--download/--no-download", help="Fetch a torchvision dataset that is missing."),
     click.option("--image-size", type=click.IntRange(8, 1024), metavar="PX",
                  help="Scale images. The dataset's own size, if left out."),
     click.option("--class-seed", default=0, show_default=True, help="Which classes imagenet-N draws."),

@@ -49,6 +49,9 @@ class DatasetSpec(BaseModel):
     download: bool = False
 
 
+FIXED = frozenset({"cifar10", "cifar100", "digits", "fashion-mnist", "mnist", "stl10", "svhn"})
+"""Datasets whose name alone says which images they are, wherever they lie."""
+
 _IMAGENET = re.compile(r"imagenet-(\d+)")
 
 

@@ -126,7 +126,8 @@ class Epochs(ABC):
 
     def _state(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        return parts | {"history": self.history, "spent": self.spent} | self._extra_state()
+        accounts = {"history": self.history, "spent": self.spent, "seconds": self.access.seconds()}
+        return parts | accounts | self._extra_state()
 
     def _resume(self, state: Mapping[str, Any] | None) -> None:
         if state is None:
@@ -136,7 +137,7 @@ class Epochs(ABC):
         for name in ("history", *self._extra_state()):
             setattr(self, name, state[name])
         if self.fabric.is_global_zero:
-            self.access.recall(state["spent"])
+            self.access.recall(state["spent"], state["seconds"])
 
 
 class EpochFit(Epochs):

@@ -338,8 +338,7 @@ def _best(
         if len(ranked) < 2:
             continue
         leaders[target] = ranked[0]
-        for other in ranked[1:]:
-            tests.append((target, p_of_lead(right[ranked[0]], right[other], goal)))
+        tests += [(target, p_of_lead(right[ranked[0]], right[other], goal)) for other in ranked[1:]]
     corrected = holm([value for _, value in tests])
     tied = {target for (target, _), value in zip(tests, corrected, strict=True) if value >= SIGNIFICANT}
     return {place for target, place in leaders.items() if target not in tied}

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from advbench.report.answers import Answers, paired, p_of_lead
+from advbench.report.answers import Answers, p_of_lead, paired
 from advbench.results import CellRecord, CellSpec, Flag
 from advbench.types import Capability, Goal
 

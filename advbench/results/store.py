@@ -14,7 +14,7 @@
 Of results behind a URL, ``ADVBENCH_HOME`` holds a copy of what was read, and checkpoints and figures, which stay there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,14 +114,20 @@ class ResultStore:
         if self._remote is not None:
             contents = self._remote.read(list(paths.values()))
         else:
-            contents = {path: self._bytes(path) for path in paths.values() if (self.root / path).is_file()}
+            contents = self._read_here(paths.values())
         return [self._parsed(path, content) for path, content in contents.items()]
 
-    def _bytes(self, path: str) -> bytes:
-        try:
-            return (self.root / path).read_bytes()
-        except OSError as error:
-            raise StorageError(f"cannot read {self.root / path}: {error.strerror}") from error
+    def _read_here(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """The content of those files that are there: another process may take one away, or replace it, at any time."""
+        found = {}
+        for path in paths:
+            try:
+                found[path] = (self.root / path).read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StorageError(f"cannot read {self.root / path}: {error.strerror}") from error
+        return found
 
     def _parsed(self, path: str, content: bytes) -> CellRecord:
         try:
@@ -215,8 +221,10 @@ class ResultStore:
         """All texts about a subject."""
         folder = f"{NOTES}/{subject}"
         if self._remote is not None:
-            return [content.decode() for content in self._remote.read(self._remote.files_in(folder)).values()]
-        return [path.read_text() for path in (self.root / folder).glob("[!.]*")]
+            contents = self._remote.read(self._remote.files_in(folder))
+        else:
+            contents = self._read_here(f"{folder}/{path.name}" for path in (self.root / folder).glob("[!.]*"))
+        return [content.decode() for content in contents.values()]
 
     def work_folder(self, key: str) -> Path:
         """Where one result's checkpoints lie while it is made."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from advbench.files import digest
 from advbench.results import ResultStore
-from advbench.suites.plan import PlannedCell, State, request_identity
+from advbench.suites.plan import PlannedCell, State, note_alias, request_identity
 from advbench.suites.suite import Suite
 from advbench.suites.work import Done
 from advbench.types import Status
@@ -35,12 +35,14 @@ class Journal:
         return cls(store, suite.title)
 
     def add(self, planned: PlannedCell, done: Done) -> None:
-        """Write one failure down; of a cell that has a result, its record tells."""
+        """Write one failure down; of a cell that has a result, its record tells, or that of the request it repeats."""
         if planned.request is None:
             return
         identity = request_identity(planned.request.model_dump(mode="json"))
         if done.status is Status.OK:
             self.store.drop_note(SUBJECT, digest(identity))
+            if done.key is not None:
+                note_alias(self.store, identity, done.key)
             return
         content = {
             "identity": identity,

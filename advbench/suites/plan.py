@@ -9,13 +9,17 @@ from statistics import median
 from typing import Any
 
 from advbench.bench import RunRequest, build_method, check_names, why_incompatible
+from advbench.datasets import FIXED
 from advbench.errors import AdvbenchError, InvalidConfig
-from advbench.files import code_digest
+from advbench.files import code_digest, digest
 from advbench.results import CellRecord, ResultStore
 from advbench.suites.suite import Suite, SuiteCell
 from advbench.types import Status
 
-__all__ = ["Parse", "PlannedCell", "State", "plan", "request_identity"]
+__all__ = ["Parse", "PlannedCell", "State", "note_alias", "plan", "request_identity"]
+
+ALIASES = "aliases"
+"""Of the notes: requests that are worded otherwise than the one whose result answers them."""
 
 Parse = Callable[[list[str]], RunRequest]
 """From what follows ``advbench run`` on a command line to the request."""
@@ -61,21 +65,32 @@ def plan(suite: Suite, parse: Parse, store: ResultStore) -> list[PlannedCell]:
     """
     records = store.records()
     code = code_digest()
-    stored = {
-        request_identity(record.request): record
-        for record in records
-        if record.status is Status.OK and record.spec.code == code
-    }
+    usable = {record.key: record for record in records if record.status is Status.OK and record.spec.code == code}
+    stored = {request_identity(record.request): record for record in usable.values()}
+    for identity, key in map(json.loads, store.notes(ALIASES)):
+        if key in usable:
+            stored.setdefault(identity, usable[key])
     times = _times(records)
     return [_planned(suite, cell, parse, store, stored, times) for cell in suite.cells()]
 
 
 def request_identity(request: Mapping[str, Any]) -> str:
-    """What of a request, in its JSON form, decides its result: all but where things lie and where it is computed."""
+    """What of a request, in its JSON form, decides its result: all but where things lie and where it is computed.
+
+    Two that differ may still have one result, where one spells a default out: a run of the second finds that out.
+    """
     kept = {name: value for name, value in request.items() if name not in ("results", "runtime", "batch_size")}
-    kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name not in ("folder", "download")}
+    unimportant = {"download"} | ({"folder"} if request["dataset"]["name"] in FIXED else set())
+    kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name not in unimportant}
     kept["precision"] = request["runtime"]["precision"]
     return json.dumps(kept, sort_keys=True)  # in whichever order a method's options were given
+
+
+def note_alias(store: ResultStore, identity: str, key: str) -> None:
+    """Remember whose result answered a request, where another request had made it."""
+    record = store.finished(key)
+    if record is not None and request_identity(record.request) != identity:
+        store.write_note(ALIASES, digest([identity, record.spec.code]), json.dumps([identity, key]))
 
 
 def _planned(

@@ -254,14 +254,18 @@ def load_suite(path: Path, scale: str | None = None) -> Suite:
     """
     try:
         text = path.read_text()
-    except OSError as error:
-        raise InvalidConfig(f"cannot read the suite {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"cannot read the suite {path}: {getattr(error, 'strerror', error)}") from error
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(f"{path}: {error}") from error
     scales = content.pop("scales", {})
     usual = content.pop("scale", None)
+    if not isinstance(scales, dict) or not all(isinstance(changes, dict) for changes in scales.values()):
+        raise InvalidConfig(_File(path, text, None).located(["scales"], "scales: expected a table for each name"))
+    if not isinstance(usual, str | None):
+        raise InvalidConfig(_File(path, text, None).located(["scale"], "scale: expected the name of one of the scales"))
     scale = scale or usual
     if scale is not None:
         if scale not in scales:

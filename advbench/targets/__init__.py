@@ -21,6 +21,7 @@ from advbench.targets.zoo import (
     check_architecture,
     known_architectures,
     normaliser,
+    own_source,
 )
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "load_into",
     "make_classifier",
     "normaliser",
+    "own_source",
     "pinned_weights",
     "read_state",
     "restore_batch_norms",

@@ -4,6 +4,7 @@ import inspect
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "known_architectures",
     "normaliser",
     "own_factory",
+    "own_source",
 ]
 
 Normalisation = Literal["none", "imagenet", "half"]
@@ -126,6 +128,15 @@ def _misfit(architecture: str, image_size: int, error: Exception) -> str:
     return f"{architecture} cannot take {image_size} px images ({reason}); choose a larger --image-size, such as 224"
 
 
+def own_source(location: str) -> Path | None:
+    """The file of ``module:factory``'s module; None where there is none. Of a package, the modules around it run."""
+    try:
+        found = find_spec(location.partition(":")[0])
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return Path(found.origin) if found is not None and found.origin else None
+
+
 def own_factory(location: str, num_classes: int) -> Target | Classifier:
     """Call one's own ``module:factory`` with the number of classes.
 
@@ -140,8 +151,9 @@ def own_factory(location: str, num_classes: int) -> Target | Classifier:
     module_name, _, attribute = location.partition(":")
     try:
         factory = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InvalidConfig(f"cannot import target '{location}': {error}; expected module:factory") from error
+    except Exception as error:  # whatever a module of one's own may raise
+        said = f"{type(error).__name__}: {error}"
+        raise InvalidConfig(f"cannot import target '{location}': {said}; expected module:factory") from error
     made = factory(num_classes)
     if isinstance(made, Target):
         return made

@@ -249,6 +249,17 @@ class TestVerify:
         refuted = call("verify", fgsm["key"], "--results", str(tmp_path))
         assert refuted.exit_code == 1
         assert "60 of 60 valid predictions differ" in refuted.stdout
+        assert "metrics are not those of its per-image results" in refuted.stdout
+
+    def test_made_up_metrics_do_not_hold(self, fgsm: dict[str, Any], results: Path, tmp_path: Path) -> None:
+        copy = tmp_path / fgsm["key"]
+        shutil.copytree(results / fgsm["key"], copy)
+        record = json.loads((copy / "record.json").read_text())
+        record["metrics"]["valid_accuracy"] = 0.0
+        (copy / "record.json").write_text(json.dumps(record))
+        refuted = call("verify", fgsm["key"], "--results", str(tmp_path))
+        assert refuted.exit_code == 1
+        assert "metrics are not those of its per-image results" in refuted.stdout
 
 
 class TestLists:
@@ -372,10 +383,16 @@ class TestRefusals:
             (["--epsilon", "0.1", "--dataset", "imagefolder", "--data", "nowhere"], "no folder nowhere"),
             (["--epsilon", "0.1", "--dataset", "stl10"], "train_X.bin"),
             (["--epsilon", "0.1", "--init", "missing.pth"], "no checkpoint missing.pth"),
+            (["--epsilon", "0.1", "--via", "resnet81"], "unknown target 'resnet81': did you mean 'resnet18'"),
         ],
     )
     def test_options(self, arguments: list[str], words: str) -> None:
         assert words in self.run(*arguments)
+
+    @pytest.mark.parametrize("target", [":x", ".mine:x", "json:nothing", "nowhere:x"])
+    def test_factories(self, target: str) -> None:
+        general = ["--target", target, "--attack", "noise", "--epsilon", "0.1", "--limit", "20"]
+        assert f"cannot import target '{target}'" in self.refused("run", *general)
 
     def test_checkpoints(self, tmp_path: Path) -> None:
         state = build_network("resnet34", 10, 32).state_dict()

@@ -308,6 +308,13 @@ def two_users(run: Callable[[Callable[[Event], None]], Iterable[Done | None]]) -
     assert sorted(cell for _, cell in began) == [0, 1, 2]
 
 
+def test_what_another_takes_away_while_it_is_listed_is_left_out(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    store.write_note("failures", "one", "still there")
+    (tmp_path / ".notes" / "failures" / "two").symlink_to(tmp_path / "gone")
+    assert store.notes("failures") == ["still there"]
+
+
 def test_two_users_share_the_work(cells: Callable[[str], dict[int, RunRequest]], tmp_path: Path) -> None:
     requests = cells(str(tmp_path / "results"))
     two_users(lambda tell: [work(number, requests[number], Workshop(), tell, wait=True) for number in requests])

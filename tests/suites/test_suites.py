@@ -91,6 +91,8 @@ class TestFile:
             ("[scales.paper", '[[exclude]]\nmethod = "nosie"\n\n[scales.paper', 28, "nosie"),
             ("[scales.paper", "[[exclude]]\nmethod = {a = 1}\n\n[scales.paper", 28, "exclude.1.method"),
             ("epsilon = 0.1", "epsilon = ", 12, "line 12"),
+            ("[scales.paper.defaults]", "[scales]\npaper = 3", 27, "expected a table for each name"),
+            ("seeds = [0, 1]", 'scale = ["paper"]', 2, "expected the name of one of the scales"),
         ],
     )
     def test_what_is_wrong_is_named_with_its_line(
@@ -100,6 +102,15 @@ class TestFile:
         with pytest.raises(InvalidConfig, match=rf"line {line}\b") as error:
             load_suite(suite)
         assert words in str(error.value)
+
+    def test_a_file_that_is_no_text_is_refused(self, suite: Path) -> None:
+        suite.write_bytes(SUITE.encode() + b"# \xff")
+        with pytest.raises(InvalidConfig, match="cannot read the suite"):
+            load_suite(suite)
+
+    def test_what_is_granted_can_be_taken_back(self, suite: Path) -> None:
+        suite.write_text(SUITE.replace("limit = 10", "limit = 10\ntrue-labels = false\ndownload = false", 1))
+        assert not any(request_of(cell.arguments).true_labels for cell in load_suite(suite).cells())
 
     def test_each_cell_is_the_command_that_it_prints(self, suite: Path) -> None:
         """An option reaches the request as it does on the command line, the method's own included."""
@@ -257,6 +268,39 @@ def test_the_order_in_which_options_are_given_makes_no_other_result(factories: s
     orders = (["--steps", "2", "--restarts", "2"], ["--restarts", "2", "--steps", "2"])
     one, other = (request_identity(request_of([*common, *order]).model_dump(mode="json")) for order in orders)
     assert one == other
+
+
+@pytest.mark.parametrize(("dataset", "alike"), [("imagefolder", False), ("imagenet-10", False), ("stl10", True)])
+def test_a_folder_counts_where_the_name_does_not_say_which_images(dataset: str, alike: bool) -> None:
+    common = ["--target", "resnet18", "--attack", "noise", "--epsilon", "0.1", "--dataset", dataset]
+    one, other = (request_identity(request_of([*common, "--data", data]).model_dump(mode="json")) for data in "AB")
+    assert (one == other) is alike
+
+
+def test_files_that_change_make_another_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module, weights = tmp_path / "changing_target.py", tmp_path / "weights.safetensors"
+    own = ["--target", "changing_target:made", "--attack", "noise", "--epsilon", "0.1"]
+    named = ["--target", "resnet18", "--init", str(weights), "--attack", "pgn-b", "--epsilon", "0.1"]
+    through = ["--target", "resnet18", "--attack", "pgn-b", "--epsilon", "0.1", "--encoder-weights", str(weights)]
+    identities = []
+    for number in (1, 2):
+        for path in (module, weights):
+            path.write_text(f"# {number}")
+        requests = [request_of(arguments).model_dump(mode="json") for arguments in (own, named, through)]
+        identities += [request_identity(request) for request in requests]
+    assert len(set(identities)) == 6
+
+
+def test_another_wording_of_the_same_run_is_answered_by_its_result(suite: Path, factories: str, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    spelt_out = "\n[methods.spelt-out]\nattack = 'noise'\nkind = 'sign'\nthreat = 'black-box-labels'\n"
+    suite.write_text(SUITE + spelt_out)
+    for only in ("noise", "spelt-out"):
+        ran = command("suite", "run", suite, "--only", f"method={only}", "--only", "budget=linf*", "--results", results)
+        assert ran.exit_code == 0, ran.output
+        assert "2 stored" in ran.output
+    assert len(list(results.glob("*/record.json"))) == 2
 
 
 @pytest.fixture
