@@ -132,7 +132,7 @@ def own_source(location: str) -> Path | None:
     """The file of ``module:factory``'s module; None where there is none. Of a package, the modules around it run."""
     try:
         found = find_spec(location.partition(":")[0])
-    except (ImportError, AttributeError, ValueError):
+    except Exception:  # whatever a package of one's own may raise; that is told when the factory is called
         return None
     return Path(found.origin) if found is not None and found.origin else None
 
