@@ -4,7 +4,16 @@ from advbench.bench.cell import Outcome, run_cell
 from advbench.bench.evaluate import Evaluation, accuracy, evaluate
 from advbench.bench.probe import LinearProbe, linear_probe
 from advbench.bench.regions import DecisionPlane, decision_plane
-from advbench.bench.request import Prepared, RunRequest, Workshop, check_names, make_target, prepare, why_incompatible
+from advbench.bench.request import (
+    Prepared,
+    RunRequest,
+    Workshop,
+    check_names,
+    make_target,
+    prepare,
+    request_identity,
+    why_incompatible,
+)
 from advbench.bench.verify import Verdict, verify_result
 from advbench.methods import build_method
 
@@ -25,6 +34,7 @@ __all__ = [
     "linear_probe",
     "make_target",
     "prepare",
+    "request_identity",
     "run_cell",
     "verify_result",
     "why_incompatible",

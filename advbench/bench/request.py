@@ -1,5 +1,6 @@
 """What a user asks for, and what that comes to: a target, images, a method and a threat model that fit together."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from advbench.bench.diagnose import PROBED_IMAGES, target_flags
 from advbench.bench.evaluate import Answers, clean_answers
-from advbench.datasets import Dataset, DatasetSpec, LabelledImages, check_dataset, load_dataset
+from advbench.datasets import FIXED, Dataset, DatasetSpec, LabelledImages, check_dataset, load_dataset
 from advbench.errors import InvalidConfig
 from advbench.files import code_digest, file_hash
 from advbench.methods import Method, Setting, Transfer, build_method
@@ -30,7 +31,16 @@ from advbench.targets import (
 from advbench.threat import Budget, ThreatModel, threat_model
 from advbench.types import Goal
 
-__all__ = ["Prepared", "RunRequest", "Workshop", "check_names", "make_target", "prepare", "why_incompatible"]
+__all__ = [
+    "Prepared",
+    "RunRequest",
+    "Workshop",
+    "check_names",
+    "make_target",
+    "prepare",
+    "request_identity",
+    "why_incompatible",
+]
 
 USUAL_SIZE = 32
 """Stands in for a dataset's own image size where that is not looked up."""
@@ -89,6 +99,18 @@ class RunRequest(BaseModel):
     def _as_stored_before(cls, value: Any) -> Any:
         """Read what records held before there could be several: one surrogate or None."""
         return () if value is None else (value,) if isinstance(value, dict) else value
+
+
+def request_identity(request: Mapping[str, Any]) -> str:
+    """What of a request, in its JSON form, decides its result: all but where things lie and where it is computed.
+
+    Two that differ may still have one result, where one spells a default out: a run of the second finds that out.
+    """
+    kept = {name: value for name, value in request.items() if name not in ("results", "runtime", "batch_size")}
+    unimportant = {"download"} | ({"folder"} if request["dataset"]["name"] in FIXED else set())
+    kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name not in unimportant}
+    kept["precision"] = request["runtime"]["precision"]
+    return json.dumps(kept, sort_keys=True)  # in whichever order a method's options were given
 
 
 def _hashes(given: Mapping[str, Any]) -> dict[str, str]:

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from advbench.bench import request_identity
 from advbench.files import digest
 from advbench.results import ResultStore
-from advbench.suites.plan import PlannedCell, State, note_alias, request_identity
+from advbench.suites.plan import PlannedCell, State, note_alias
 from advbench.suites.suite import Suite
 from advbench.suites.work import Done
 from advbench.types import Status

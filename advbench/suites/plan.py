@@ -8,15 +8,14 @@ from enum import StrEnum
 from statistics import median
 from typing import Any
 
-from advbench.bench import RunRequest, build_method, check_names, why_incompatible
-from advbench.datasets import FIXED
+from advbench.bench import RunRequest, build_method, check_names, request_identity, why_incompatible
 from advbench.errors import AdvbenchError, InvalidConfig
 from advbench.files import code_digest, digest
 from advbench.results import CellRecord, ResultStore
 from advbench.suites.suite import Suite, SuiteCell
 from advbench.types import Status
 
-__all__ = ["Parse", "PlannedCell", "State", "note_alias", "plan", "request_identity"]
+__all__ = ["Parse", "PlannedCell", "State", "note_alias", "plan"]
 
 ALIASES = "aliases"
 """Of the notes: requests that are worded otherwise than the one whose result answers them."""
@@ -72,18 +71,6 @@ def plan(suite: Suite, parse: Parse, store: ResultStore) -> list[PlannedCell]:
             stored.setdefault(identity, usable[key])
     times = _times(records)
     return [_planned(suite, cell, parse, store, stored, times) for cell in suite.cells()]
-
-
-def request_identity(request: Mapping[str, Any]) -> str:
-    """What of a request, in its JSON form, decides its result: all but where things lie and where it is computed.
-
-    Two that differ may still have one result, where one spells a default out: a run of the second finds that out.
-    """
-    kept = {name: value for name, value in request.items() if name not in ("results", "runtime", "batch_size")}
-    unimportant = {"download"} | ({"folder"} if request["dataset"]["name"] in FIXED else set())
-    kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name not in unimportant}
-    kept["precision"] = request["runtime"]["precision"]
-    return json.dumps(kept, sort_keys=True)  # in whichever order a method's options were given
 
 
 def note_alias(store: ResultStore, identity: str, key: str) -> None:

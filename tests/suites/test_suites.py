@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from advbench.bench import RunRequest
+from advbench.bench import RunRequest, request_identity
 from advbench.cli import main
 from advbench.cli.main import request_of
 from advbench.cli.watch import Watch
@@ -20,7 +20,6 @@ from advbench.report.compare import compare
 from advbench.results import ResultStore
 from advbench.runtime import Runtime
 from advbench.suites import Done, Event, Journal, PlannedCell, State, SuiteCell, load_suite, local, plan, run_locally
-from advbench.suites.plan import request_identity
 from advbench.types import Status
 
 SUITE = """\
