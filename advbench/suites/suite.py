@@ -262,16 +262,17 @@ def load_suite(path: Path, scale: str | None = None) -> Suite:
         raise InvalidConfig(f"{path}: {error}") from error
     scales = content.pop("scales", {})
     usual = content.pop("scale", None)
+    file = _File(path, text, scale)
     if not isinstance(scales, dict) or not all(isinstance(changes, dict) for changes in scales.values()):
-        raise InvalidConfig(_File(path, text, None).located(["scales"], "scales: expected a table for each name"))
+        raise InvalidConfig(file.located(["scales"], "scales: expected a table for each name"))
     if not isinstance(usual, str | None):
-        raise InvalidConfig(_File(path, text, None).located(["scale"], "scale: expected the name of one of the scales"))
+        raise InvalidConfig(file.located(["scale"], "scale: expected the name of one of the scales"))
     scale = scale or usual
     if scale is not None:
         if scale not in scales:
             raise UnknownName(f"scale of {path}", scale, scales)
         content = _merged(content, scales[scale])
-    file = _File(path, text, scale)
+        file = _File(path, text, scale)
     try:
         suite = Suite.model_validate(content)
     except ValidationError as error:

@@ -287,7 +287,7 @@ def cells(factories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return make
 
 
-def two_users(run: Callable[[Callable[[Event], None]], Iterable[Done | None]]) -> None:
+def assert_that_two_users_share(run: Callable[[Callable[[Event], None]], Iterable[Done | None]]) -> None:
     """Two run the same at once: each target is trained by one of them, each cell run by one, both have all results."""
     told: list[tuple[int, Event]] = []
     done: list[Done | None] = []
@@ -317,7 +317,9 @@ def test_what_another_takes_away_while_it_is_listed_is_left_out(tmp_path: Path) 
 
 def test_two_users_share_the_work(cells: Callable[[str], dict[int, RunRequest]], tmp_path: Path) -> None:
     requests = cells(str(tmp_path / "results"))
-    two_users(lambda tell: [work(number, requests[number], Workshop(), tell, wait=True) for number in requests])
+    assert_that_two_users_share(
+        lambda tell: [work(number, requests[number], Workshop(), tell, wait=True) for number in requests]
+    )
 
 
 @pytest.mark.slow
@@ -326,4 +328,4 @@ def test_two_users_with_workers_share_the_work(
     behind: str, cells: Callable[[str], dict[int, RunRequest]], tmp_path: Path
 ) -> None:
     requests = cells(f"{behind}{tmp_path / 'results'}")
-    two_users(lambda tell: run_locally(requests, tell, workers=1))
+    assert_that_two_users_share(lambda tell: run_locally(requests, tell, workers=1))
