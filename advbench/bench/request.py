@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -58,6 +58,7 @@ class RunRequest(BaseModel):
         baseline: The name of the cited configuration that attack and options came from; they stand here in full.
         via: Surrogates to perturb against, instead of the target.
         via_fusion: What of several surrogates is averaged.
+        via_learns: What surrogates are trained on: the fit images' true classes, or the target's answers.
         target: The classifier to attack.
         dataset: The images.
         threat: A preset's name; None takes the one that grants least of those that suffice.
@@ -80,6 +81,7 @@ class RunRequest(BaseModel):
     baseline: str | None = None
     via: tuple[ClassifierSpec, ...] = ()
     via_fusion: Fusion = "logits"
+    via_learns: Literal["truth", "answers"] = "truth"
     target: ClassifierSpec
     dataset: DatasetSpec = DatasetSpec()
     threat: str | None = None
@@ -225,7 +227,7 @@ class Workshop:
 def _method_and_threat(request: RunRequest) -> tuple[Method, ThreatModel]:
     method = build_method(request.attack, dict(request.options))
     if request.via:
-        method = Transfer(inner=method, surrogates=request.via, fusion=request.via_fusion)
+        method = Transfer(inner=method, surrogates=request.via, fusion=request.via_fusion, learns=request.via_learns)
     threat = threat_model(request.threat, method.needs(request.goal))
     if request.true_labels:
         threat = threat.with_true_labels()

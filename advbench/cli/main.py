@@ -52,6 +52,13 @@ def main() -> None:
     show_default=True,
     help="What of several surrogates is averaged.",
 )
+@click.option(
+    "--via-learns",
+    type=click.Choice(["truth", "answers"]),
+    default="truth",
+    show_default=True,
+    help="What they are trained on: the fit images' classes, or the target's answers to altered fit images.",
+)
 @click.option("--via-weights", metavar="FILE[,...]", help="The surrogates' first weights, checkpoints in their order.")
 @click.option(
     "--via-normalisation",
@@ -153,6 +160,7 @@ def _request(context: click.Context) -> "RunRequest":
 _PASSED_ON = (
     "baseline",
     "via_fusion",
+    "via_learns",
     "threat",
     "true_labels",
     "max_queries",

@@ -172,7 +172,8 @@ def method_label(record: CellRecord) -> str:
     """A method's name, what it went through, and whether it was shown the truth."""
     parameters = record.spec.parameters
     surrogates = parameters.get("surrogates") or ([parameters["surrogate"]] if "surrogate" in parameters else [])
-    via = f" via {'+'.join(each['architecture'] for each in surrogates)}" if surrogates else ""
+    taught = "substitute " if parameters.get("learns") == "answers" else ""
+    via = f" via {taught}{'+'.join(each['architecture'] for each in surrogates)}" if surrogates else ""
     return f"{record.spec.attack}{via}{' (oracle: true labels)' if _is_oracle(record) else ''}"
 
 

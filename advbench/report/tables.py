@@ -68,7 +68,8 @@ def _attack(spec: CellSpec) -> str:
         return spec.attack
     names = "+".join(surrogate["architecture"] for surrogate in surrogates)
     fused = f" ({spec.parameters['fusion']} fused)" if len(surrogates) > 1 else ""
-    return f"{spec.attack} via {names}{fused}"
+    taught = "substitute " if spec.parameters.get("learns") == "answers" else ""
+    return f"{spec.attack} via {taught}{names}{fused}"
 
 
 def accuracy_table(goal: Goal, metrics: Metrics) -> Table:

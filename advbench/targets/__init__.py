@@ -12,7 +12,7 @@ from advbench.targets.base import (
 )
 from advbench.targets.ensemble import EnsembleTarget, Fusion
 from advbench.targets.fast import fast_form, restore_batch_norms
-from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier
+from advbench.targets.training import ClassifierSpec, Training, epoch_batches, make_classifier, untrained_classifier
 from advbench.targets.weights import imagenet_state, load_into, pinned_weights, read_state, write_weights
 from advbench.targets.zoo import (
     NORMALISATIONS,
@@ -52,5 +52,6 @@ __all__ = [
     "pinned_weights",
     "read_state",
     "restore_batch_norms",
+    "untrained_classifier",
     "write_weights",
 ]

@@ -24,7 +24,7 @@ from advbench.targets.fast import restore_batch_norms
 from advbench.targets.weights import imagenet_state, load_into, read_state, with_versions
 from advbench.targets.zoo import Normalisation, build_network, normaliser, own_factory
 
-__all__ = ["ClassifierSpec", "Training", "epoch_batches", "make_classifier"]
+__all__ = ["ClassifierSpec", "Training", "epoch_batches", "make_classifier", "untrained_classifier"]
 
 SUBSET_SEED = 0
 RECIPE = 1
@@ -103,16 +103,9 @@ def make_classifier(
         InvalidWeights: The initial weights are missing or do not fit.
     """
     classes = len(dataset.classes)
-    if spec.is_own:
-        own = own_factory(spec.architecture, classes)
-        if isinstance(own, Target) or not spec.training.epochs:
-            return own
-        network, has_head = own.network, True
-    else:
-        with seeded(spec.training.seed, "classifier", "init"):
-            network = build_network(spec.architecture, classes, dataset.image_size)
-        has_head = _initialise(network, spec)
-    classifier = Classifier(network, normaliser(spec.normalisation))
+    classifier, has_head = untrained_classifier(spec, classes, dataset.image_size)
+    if isinstance(classifier, Target) or (spec.is_own and not spec.training.epochs):
+        return classifier
     if spec.training.epochs:
         _train_once(classifier, spec, dataset, runtime, progress, role)
     elif not has_head:
@@ -122,6 +115,27 @@ def make_classifier(
         )
     # One memory format, trained here or cached: another would round differently, and results would not be equal.
     return classifier.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def untrained_classifier(spec: ClassifierSpec, classes: int, image_size: int) -> tuple[Classifier | Target, bool]:
+    """Give a classifier its first weights, and say whether they include a head for these classes.
+
+    What one's own factory makes is a target if it is no torch module.
+
+    Raises:
+        InvalidConfig: The architecture does not fit the images.
+        InvalidWeights: The initial weights are missing or do not fit.
+    """
+    if spec.is_own:
+        own = own_factory(spec.architecture, classes)
+        if isinstance(own, Target) or not spec.training.epochs:
+            return own, True
+        network, has_head = own.network, True
+    else:
+        with seeded(spec.training.seed, "classifier", "init"):
+            network = build_network(spec.architecture, classes, image_size)
+        has_head = _initialise(network, spec)
+    return Classifier(network, normaliser(spec.normalisation)), has_head
 
 
 def _initialise(network: nn.Module, spec: ClassifierSpec) -> bool:

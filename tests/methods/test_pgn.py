@@ -20,6 +20,7 @@ from advbench.datasets import Dataset
 from advbench.errors import FitDiverged, InvalidConfig
 from advbench.files import digest
 from advbench.methods import Context, Setting, TrainingImages
+from advbench.methods.imitation import altered
 from advbench.methods.pgn import (
     DECODER_CHANNELS,
     OBJECTIVES,
@@ -36,7 +37,6 @@ from advbench.methods.pgn import (
     gradient_penalty,
 )
 from advbench.methods.pgn.networks import encoder_of, put_layer_norms
-from advbench.methods.pgn.warm_up import altered
 from advbench.runtime import Runtime
 from advbench.targets import Classifier, ModuleTarget, build_network
 from advbench.threat import THREATS, Budget
@@ -49,9 +49,16 @@ def classifier(architecture: str = "resnet18", classes: int = 10) -> Classifier:
     return Classifier(build_network(architecture, classes, 64), torch.nn.Identity())
 
 
-def generator(budget: Budget = UNBOUNDED, width: float = 1 / 32, architecture: str = "resnet18") -> Generator:
+def generator(
+    budget: Budget = UNBOUNDED, width: float = 1 / 32, architecture: str = "resnet18", *, skips: bool = False
+) -> Generator:
     torch.manual_seed(0)
-    return Generator(encoder_of(classifier(architecture)), width, budget, 1.0)
+    return Generator(encoder_of(classifier(architecture)), width, budget, 1.0, skips=skips)
+
+
+def doublings(network: Generator) -> list[torch.nn.ConvTranspose2d]:
+    layers = [layer for layer in network.decoder if isinstance(layer, torch.nn.ConvTranspose2d)]
+    return [layer for layer in layers if layer.stride == (2, 2)]
 
 
 class TestGenerator:
@@ -74,8 +81,38 @@ class TestGenerator:
         images = torch.rand(2, 3, size, size)
         assert generator(architecture=architecture).eval()(images).shape == images.shape
 
-    def test_rectangles_too(self) -> None:
-        assert generator().eval()(torch.rand(1, 3, 40, 70)).shape == (1, 3, 40, 70)
+    @pytest.mark.parametrize("skips", [False, True])
+    def test_rectangles_too(self, skips: bool) -> None:
+        assert generator(skips=skips).eval()(torch.rand(1, 3, 40, 70)).shape == (1, 3, 40, 70)
+
+    @pytest.mark.parametrize("size", [33, 64])
+    @pytest.mark.parametrize("architecture", ["resnet18", "vgg11", "squeezenet1_1", "densenet121", "mobilenet_v2"])
+    def test_skips_fit_every_encoder(self, architecture: str, size: int) -> None:
+        """Each doubling but the first has the encoder's map of that size among its inputs, and learns from it."""
+        plain, skipping = (generator(architecture=architecture, skips=skips) for skips in (False, True))
+        assert skipping(torch.rand(2, 3, size, size)).shape == (2, 3, size, size)
+        maps = skipping._maps(torch.rand(2, 3, 64, 64))
+        first, *added = [
+            wide.in_channels - narrow.in_channels
+            for wide, narrow in zip(doublings(skipping), doublings(plain), strict=True)
+        ]
+        strides = (16, 8, 4, 2)
+        assert first == 0
+        assert added == [maps[stride].shape[1] if stride in maps else 0 for stride in strides]
+        assert sum(channels > 0 for channels in added) >= 3
+        assert all(maps[stride].shape[-1] == 64 // stride for stride in strides if stride in maps)
+
+    def test_skips_show_the_decoder_what_the_last_map_hides(self) -> None:
+        network = generator(architecture="resnet18", skips=True).eval()
+        seen: list[torch.Tensor] = []
+        last = doublings(network)[-1]
+        last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        network(images := torch.rand(2, 3, 64, 64))
+        body = network.encoder[1:4] if isinstance(network.encoder, torch.nn.Sequential) else None
+        assert body is not None  # conv1, bn1, relu: the encoder's last map of stride 2
+        with torch.no_grad():
+            expected = body(images)
+        assert torch.allclose(seen[0][:, -expected.shape[1] :], expected, atol=1e-6)
 
     @settings(deadline=None, max_examples=20)
     @given(st.floats(1e-3, 1.0), st.floats(0.01, 1e4))
@@ -384,7 +421,7 @@ class TestWarmUp:
         warm_up = WarmUp(judge, method.recipe(), 8, 1e-3, setup.access(), setup.train, setup.context)
         warm_up.run()
         first, *_, last = warm_up.history
-        assert last["discriminator_loss"] < 0.8 * first["discriminator_loss"]
+        assert last["loss"] < 0.8 * first["loss"]
         assert last["agreement"] > first["agreement"] + 0.15
         assert not judge.training
         validation = setup.train.validation.images(torch.arange(30))

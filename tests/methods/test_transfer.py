@@ -1,7 +1,9 @@
 """Methods carried by surrogates: one or several, methods that learn too, and a target that is never asked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -10,10 +12,11 @@ from torch import Tensor, nn
 
 from advbench.access import Access, QueryLedger, fit_access, perturb_access
 from advbench.bench import build_method
-from advbench.datasets import ArrayPixels, LabelledImages
+from advbench.datasets import ArrayPixels, Dataset, LabelledImages
 from advbench.errors import InvalidConfig
 from advbench.methods import Context, Method, Perturber, Setting, TrainingImages, Transfer, clip_to_budget
-from advbench.targets import Classifier, ClassifierSpec, EnsembleTarget, ModuleTarget
+from advbench.runtime import Runtime
+from advbench.targets import Classifier, ClassifierSpec, EnsembleTarget, ModuleTarget, Training, build_network
 from advbench.tensors import Images
 from advbench.threat import THREATS, Budget, Needs
 from advbench.types import Capability, Goal
@@ -168,3 +171,96 @@ def test_only_the_true_labels_are_wanted_of_the_target(attack: str) -> None:
     make: Callable[[dict[str, Any]], Transfer] = lambda options: carry(build_method(attack, options), "1")  # noqa: E731
     assert make({}).needs(Goal.DEGRADE).perturb == frozenset()
     assert make({"label": "true"}).needs(Goal.DEGRADE).perturb == {Capability.TRUE_LABELS}
+
+
+class TestSubstitutes:
+    """Surrogates that learn from what the target says of altered images."""
+
+    EPOCHS = 3
+
+    @pytest.fixture
+    def method(self) -> Transfer:
+        taught = ClassifierSpec(architecture="squeezenet1_1", training=Training(epochs=self.EPOCHS, batch_size=16))
+        method = Transfer(inner=build_method("fgsm", {}), surrogates=(taught,), learns="answers")
+        return method.resolve(Setting(Goal.DEGRADE, BUDGET, 32, "resnet18"))
+
+    @pytest.fixture
+    def images(self, digits: Dataset) -> TrainingImages:
+        return TrainingImages(digits.fit.first(64, seed=1, what=""), digits.validation.first(30, seed=1, what=""))
+
+    def fitted(
+        self, method: Transfer, target: ModuleTarget, images: TrainingImages, **circumstances: Any
+    ) -> tuple[Perturber, QueryLedger]:
+        labels = torch.cat([images.fit.labels, images.validation.labels])
+        ledger = QueryLedger(len(labels))
+        access = fit_access(target, THREATS["black-box-labels"], ledger, labels)
+        around = Context(Goal.DEGRADE, BUDGET, 0, 32, 10, runtime=Runtime(device="cpu"))
+        return method.fit(access, images, replace(around, **circumstances)), ledger
+
+    def moved(self, perturber: Perturber, target: ModuleTarget, images: TrainingImages) -> Images:
+        rows, ledger = torch.arange(30), QueryLedger(30)
+        door = perturb_access(target, THREATS["black-box-labels"], ledger, rows, rows)
+        perturbed = perturber.perturb(images.validation.images(rows), door)
+        assert not ledger.queries.any()
+        return perturbed
+
+    def test_they_ask_about_each_fit_image_once_an_epoch(
+        self, method: Transfer, target: ModuleTarget, images: TrainingImages
+    ) -> None:
+        perturber, ledger = self.fitted(method, target, images)
+        assert ledger.queries.tolist() == [self.EPOCHS] * 64 + [0] * 30
+        assert not ledger.gradients.any()
+        assert "foretold" in perturber.notes()[0]
+        assert method.needs(Goal.DEGRADE).fit == {Capability.LABELS, Capability.TRUE_LABELS}
+
+    def test_what_is_stored_gives_them_back(
+        self, method: Transfer, target: ModuleTarget, images: TrainingImages
+    ) -> None:
+        perturber, _ = self.fitted(method, target, images)
+        stored = {name: value.clone() for name, value in perturber.state().items()}
+        again = method.restore(stored, Context(Goal.DEGRADE, BUDGET, 0, 32, 10, runtime=Runtime(device="cpu")))
+        assert torch.equal(self.moved(again, target, images), self.moved(perturber, target, images))
+        assert stored.keys() == again.state().keys()
+
+    def test_they_come_to_answer_as_the_target_does(
+        self, target: ModuleTarget, digits: Dataset, method: Transfer
+    ) -> None:
+        """Not as the truth is: this target takes every image for another class than it is."""
+
+        class Shifted(nn.Module):
+            def forward(self, images: Tensor) -> Tensor:
+                return target.scores(images).roll(1, dims=1)
+
+        longer = method.surrogates[0].model_copy(update={"training": Training(epochs=8, batch_size=16)})
+        longer = longer.model_copy(update={"architecture": "resnet18"})
+        images = TrainingImages(digits.fit.first(400, seed=1, what=""), digits.validation.first(100, seed=1, what=""))
+        shifted = ModuleTarget(Shifted(), 10)
+        perturber, _ = self.fitted(method.model_copy(update={"surrogates": (longer,)}), shifted, images)
+        substitute = Classifier(build_network("resnet18", 10, 32), nn.Identity()).eval()
+        substitute.load_state_dict(
+            {name.removeprefix("substitute-0."): value for name, value in perturber.state().items()}
+        )
+        rows = torch.arange(100)
+        with torch.no_grad():
+            guessed = substitute(images.validation.images(rows)).argmax(dim=1)
+        assert (guessed == shifted.labels(images.validation.images(rows))).float().mean() > 0.5
+        assert (guessed == images.validation.labels).float().mean() < 0.2
+
+    def test_fits_of_one_target_share_them_and_each_counts_the_queries(
+        self, method: Transfer, target: ModuleTarget, images: TrainingImages, tmp_path: Path
+    ) -> None:
+        @contextmanager
+        def shared_work(part: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+            yield tmp_path, str(part)
+
+        first, _ = self.fitted(method, target, images, shared_work=shared_work)
+        other = method.model_copy(update={"inner": build_method("pgd", {"steps": 2})})
+        second, ledger = self.fitted(other, target, images, shared_work=shared_work)
+        assert ledger.queries.sum() == self.EPOCHS * 64
+        assert all(torch.equal(value, second.state()[name]) for name, value in first.state().items())
+
+    def test_one_that_would_never_ask_is_refused(self) -> None:
+        with pytest.raises(InvalidConfig, match="at least one epoch"):
+            carry(build_method("fgsm", {}), "squeezenet1_1", learns="answers").model_copy(
+                update={"surrogates": (ClassifierSpec(architecture="resnet18", training=Training(epochs=0)),)}
+            ).resolve(Setting(Goal.DEGRADE, BUDGET, 32, "linear"))

@@ -61,6 +61,8 @@ class GeneratorMethod(Method):
             the image's own size. None: 224, to which the paper scales all images, or as they are in the small profile.
         train_generator: ``all`` of it, or the ``decoder`` alone around a frozen encoder: half of a step's work or less.
             The weights of an encoder that is a surrogate stay fixed either way; under ``all`` its batch norms adapt.
+        skips: Whether each doubling in the decoder sees the encoder's map of that size too, as in a U-Net; the paper's
+            does not.
         strength: PGN's lambda, a factor on M, of at most 1 under a budget; on the command line ``--lambda``.
         epochs: At most.
         batch_size: Images a step.
@@ -82,6 +84,7 @@ class GeneratorMethod(Method):
     decoder_width: float | None = Field(default=None, gt=0, le=2)
     generator_size: int | None = Field(default=None, ge=STRIDE, le=1024)
     train_generator: Literal["all", "decoder"] = "all"
+    skips: bool = False
     strength: float = Field(default=1.0, alias="lambda", gt=0)
     epochs: int = Field(default=20, ge=1)
     batch_size: int = Field(default=64, ge=2)
@@ -134,7 +137,7 @@ class GeneratorMethod(Method):
     def _generator(self, encoder: Classifier, context: Context) -> Generator:
         return Generator(
             encoder_of(encoder), filled(self.decoder_width), context.budget, filled(self.initial_scale),
-            size=self.generator_size, trained=self.train_generator,
+            size=self.generator_size, trained=self.train_generator, skips=self.skips,
         )  # fmt: skip
 
     def _fitted(self, fit: GeneratorFit, remarks: Sequence[str]) -> Perturber:

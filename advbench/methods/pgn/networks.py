@@ -1,6 +1,6 @@
 """PGN's two networks: the generator (an encoder and a decoder of transposed convolutions) and the discriminator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
@@ -30,6 +30,12 @@ DECODER_CHANNELS = (2048, 1024, 512, 512, 256, 256, 256, 128, 128, 128, 64, 64, 
 STRIDE = 32
 """Five doublings: the decoder's output is this many times as large as its input."""
 
+SKIPPED = (16, 8, 4, 2)
+"""The strides of the maps that later doublings start from."""
+
+LAST = 0
+"""Stands for the encoder's last map, whatever its stride."""
+
 
 def decoder_channels(width: float) -> tuple[int, ...]:
     """The 13 layers' outputs, the first 12 scaled by ``width``."""
@@ -45,6 +51,10 @@ class Generator(nn.Module):
     see less than it was made for, and the decoder start from a grid of three cells by three; ``size`` gives both their
     resolution back: the image is scaled up before the encoder, and the decoder's output down to the image.
 
+    The decoder sees the image through the encoder's last map alone, whose cells are 32 pixels wide, and can hardly lay
+    a perturbation along the edges of what is in it. With ``skips`` every doubling after the first also sees the
+    encoder's map of that size, as in a U-Net (Ronneberger, Fischer, Brox 2015, https://arxiv.org/abs/1505.04597).
+
     Args:
         encoder: From normalised or raw images to a feature map.
         width: Scales the decoder's channels; 1 is the paper's.
@@ -53,29 +63,34 @@ class Generator(nn.Module):
         initial_scale: Multiplies the last layer's first weights: small starts near the clean image, large does not.
         size: The shorter side, in pixels, that the encoder sees at least; None takes images as they are.
         trained: ``all`` that the encoder does not hold fixed, or ``decoder``, which keeps the encoder in eval mode.
+        skips: Whether the decoder sees the encoder's earlier maps too; the paper's does not.
     """
 
     def __init__(
         self, encoder: nn.Module, width: float, budget: Budget, initial_scale: float, *,
-        size: int | None = None, trained: str = "all",
+        size: int | None = None, trained: str = "all", skips: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.encoder = encoder if trained == "all" else encoder.requires_grad_(False)
-        self.budget, self.size, self.is_encoder_frozen = budget, size, trained == "decoder"
+        self.budget, self.size, self.is_encoder_frozen, self.skips = budget, size, trained == "decoder", skips
         with torch.no_grad():
-            inputs = encoder.eval()(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE)).shape[1]
+            maps = _maps(encoder.eval(), torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE), skips=skips)
+        seen = {stride: maps[stride].shape[1] for stride in SKIPPED if stride in maps}
+        inputs, at = maps[LAST].shape[1], STRIDE
         layers: list[nn.Module] = []
         *hidden, last = decoder_channels(width)
         for position, channels in enumerate(hidden):
             # Each block of three doubles the size in its first layer.
             kernel, stride = (4, 2) if position % 3 == 0 else (3, 1)
+            if stride == 2:
+                inputs, at = inputs + seen.get(at, 0), at // 2
             layers += [
                 nn.ConvTranspose2d(inputs, channels, kernel, stride, padding=1, bias=False),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
             ]
             inputs = channels
-        final = nn.ConvTranspose2d(inputs, last, 4, 2, padding=1)
+        final = nn.ConvTranspose2d(inputs + seen.get(at, 0), last, 4, 2, padding=1)
         with torch.no_grad():
             final.weight.mul_(initial_scale)
             nn.init.zeros_(final.bias)  # type: ignore[arg-type]
@@ -86,12 +101,12 @@ class Generator(nn.Module):
         own = (images.shape[-2], images.shape[-1])
         scaled = self._scaled(images)
         height, width = scaled.shape[-2:]
-        decoded = self.decoder(self._encoded(scaled))[..., :height, :width].float()
+        decoded = self._decoded(self._maps(scaled))[..., :height, :width].float()
         return self._bound(decoded if (height, width) == own else F.adaptive_avg_pool2d(decoded, own))
 
     def features(self, images: Images) -> Tensor:
         """What the encoder makes of images, ``(batch, channels, rows, columns)``."""
-        return self._encoded(self._scaled(images))
+        return self._maps(self._scaled(images))[LAST]
 
     def _scaled(self, images: Images) -> Images:
         own = (images.shape[-2], images.shape[-1])
@@ -100,13 +115,24 @@ class Generator(nn.Module):
         sides = [round(side * self.size / min(own)) for side in own]
         return F.interpolate(images, size=sides, mode="bilinear", align_corners=False)
 
-    def _encoded(self, images: Images) -> Tensor:
+    def _maps(self, images: Images) -> Mapping[int, Tensor]:
+        """What the encoder makes of images, by stride; under LAST what it ends with, on the grid of cells of 32."""
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
-        features: Tensor = self.encoder(padded)
+        maps = _maps(self.encoder, padded, skips=self.skips)
         # An encoder of another stride than 32 is brought to the grid from which five doublings lead back.
-        grid = (padded.shape[-2] // STRIDE, padded.shape[-1] // STRIDE)
-        return features if features.shape[-2:] == grid else F.adaptive_avg_pool2d(features, grid)
+        grid, last = (padded.shape[-2] // STRIDE, padded.shape[-1] // STRIDE), maps[LAST]
+        return maps if last.shape[-2:] == grid else {**maps, LAST: F.adaptive_avg_pool2d(last, grid)}
+
+    def _decoded(self, maps: Mapping[int, Tensor]) -> Tensor:
+        hidden, stride = maps[LAST], STRIDE
+        for layer in self.decoder:
+            if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
+                if stride in SKIPPED and stride in maps:
+                    hidden = torch.cat([hidden, maps[stride]], dim=1)
+                stride //= 2
+            hidden = layer(hidden)
+        return hidden
 
     def train(self, mode: bool = True) -> Self:
         """Switch all but a frozen encoder."""
@@ -181,6 +207,18 @@ class Discriminator(nn.Module):
     def is_body_frozen(self) -> bool:
         """Whether only the last layer learns."""
         return not any(parameter.requires_grad for parameter in self.body.parameters())
+
+
+def _maps(encoder: nn.Module, images: Images, *, skips: bool) -> dict[int, Tensor]:
+    """Under LAST the encoder's last map; with skips, the last of its maps of each stride too."""
+    if not skips:
+        return {LAST: encoder(images)}
+    maps, hidden = {}, images
+    for part in encoder.children():
+        for layer in part if isinstance(part, nn.Sequential) else (part,):
+            hidden = layer(hidden)
+            maps[images.shape[-1] // hidden.shape[-1]] = hidden
+    return {**maps, LAST: hidden}
 
 
 def put_layer_norms(network: nn.Module) -> None:
