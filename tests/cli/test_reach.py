@@ -85,6 +85,32 @@ class TestSurrogates:
         verdict = CliRunner().invoke(main, ["verify", record["key"], "--results", str(tmp_path)])
         assert verdict.exit_code == 0, verdict.stdout
 
+    def test_substitutes_ask_the_target_and_are_stored_with_the_result(self, tmp_path: Path) -> None:
+        record = run(
+            "--attack", "fgsm", *TARGET, "--epsilon", "0.2", "--fit-images", "40", "--via", "squeezenet1_1",
+            "--via-learns", "answers", "--via-epochs", "2", "--results", str(tmp_path),
+        )  # fmt: skip
+        assert record["status"] == "ok", record["reason"]
+        assert record["spec"]["parameters"]["learns"] == "answers"
+        assert record["spec"]["threat"]["name"] == "black-box-labels"
+        assert record["metrics"]["fit"]["queries"] == 2 * 40
+        assert record["metrics"]["perturb"]["queries"] == 0
+        listed = CliRunner().invoke(main, ["list", "results", "--results", str(tmp_path)]).stdout
+        assert "fgsm via substitute squeezenet1_1" in " ".join(listed.split())
+        verdict = CliRunner().invoke(main, ["verify", record["key"], "--results", str(tmp_path)])
+        assert verdict.exit_code == 0, verdict.stdout
+
+    @pytest.mark.parametrize("surrogates", [[], ["--via", "squeezenet1_1", "--via-epochs", "0"]])
+    def test_nothing_that_could_learn_the_targets_answers_is_refused(
+        self, surrogates: list[str], tmp_path: Path
+    ) -> None:
+        refused = CliRunner().invoke(
+            main, ["run", "--attack", "fgsm", *TARGET, "--epsilon", "0.1", *surrogates, "--via-learns", "answers",
+                   "--results", str(tmp_path)],
+        )  # fmt: skip
+        assert refused.exit_code == 2
+        assert "--via-learns answers trains surrogates" in refused.stderr
+
     def test_first_weights_are_one_for_each(self, tmp_path: Path) -> None:
         refused = CliRunner().invoke(
             main, ["run", "--attack", "fgsm", *TARGET, "--epsilon", "0.1", "--via", "resnet18,vgg11",
