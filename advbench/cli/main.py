@@ -75,6 +75,7 @@ def main() -> None:
     help="Adam's rate in their training.",
 )
 @click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long they are trained.")
+@click.option("--via-batch", default=64, show_default=True, type=click.IntRange(2), help="Images a step in it.")
 @click.option("--threat", metavar="NAME", help="Threat model; the least that suffices, if left out.")
 @click.option("--true-labels/--no-true-labels", help="Grant the evaluation's true labels as well: an oracle.")
 @click.option("--max-queries", type=click.IntRange(0), metavar="N", help="Most queries for one image in use.")

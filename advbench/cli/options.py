@@ -126,6 +126,7 @@ def surrogates_of(given: dict[str, Any]) -> "list[ClassifierSpec]":
                 seed=given["seed"] + names[:position].count(name),
                 epochs=given["via_epochs"],
                 learning_rate=given["via_lr"],
+                batch_size=given["via_batch"],
             ),
         )
         for position, (name, init) in enumerate(zip(names, weights, strict=True))

@@ -17,8 +17,8 @@ RESERVED = frozenset({
     "as_json", "attack", "batch", "class_seed", "data", "dataset", "device", "devices", "download", "epsilon",
     "fit_images", "goal", "image_size", "init", "json", "label", "limit", "max_fit_queries", "max_queries", "norm",
     "precision", "results", "seed", "target", "target_batch", "target_epochs", "target_images", "target_lr",
-    "target_normalisation", "threat", "true_labels", "via", "via_epochs", "via_fusion", "via_lr",
-    "via_normalisation", "via_weights",
+    "target_normalisation", "threat", "true_labels", "via", "via_batch", "via_epochs", "via_fusion",
+    "via_learns", "via_lr", "via_normalisation", "via_weights",
 })
 # fmt: on
 """Options of the command, which a peer's parameter of the same name must not hide: it is called ``peer_NAME``."""

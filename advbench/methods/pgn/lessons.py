@@ -25,6 +25,7 @@ class Recipe(Schedule):
     gamma: float
     discriminator_learns: Literal["verdict", "answer"]
     discriminator_steps: int
+    generator_steps: int
     replay: int
     discriminator_learning_rate: float
 

@@ -69,6 +69,8 @@ class PGN(GeneratorMethod):
         warm_up_learning_rate: Adam's then, falling to zero along a cosine. None: 1e-3 from scratch, else 1e-4.
         discriminator_steps: Updates of the discriminator for each of the generator; 1 in the paper. 0 leaves it as the
             warm-up made it.
+        generator_steps: Updates of the generator on each batch; 1 in the paper. More use what D has learnt for longer,
+            and ask the target nothing.
         replay: From how many past steps of the epoch one is drawn for the discriminator to learn from again, with the
             answers that the target gave then; 0 in the paper. It costs no queries.
     """
@@ -86,6 +88,7 @@ class PGN(GeneratorMethod):
     warm_up_epochs: int | None = Field(default=None, ge=0)
     warm_up_learning_rate: float | None = Field(default=None, gt=0)
     discriminator_steps: int | None = Field(default=None, ge=0)
+    generator_steps: int = Field(default=1, ge=1)
     replay: int | None = Field(default=None, ge=0)
 
     def resolve(self, setting: Setting) -> Self:
@@ -213,6 +216,7 @@ class PGN(GeneratorMethod):
             gamma=filled(self.gamma),
             discriminator_learns=filled(self.discriminator_learns),
             discriminator_steps=filled(self.discriminator_steps),
+            generator_steps=self.generator_steps,
             replay=filled(self.replay),
             discriminator_learning_rate=filled(self.discriminator_learning_rate),
         )

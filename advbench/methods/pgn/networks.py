@@ -1,6 +1,7 @@
 """PGN's two networks: the generator (an encoder and a decoder of transposed convolutions) and the discriminator."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -72,10 +73,12 @@ class Generator(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.encoder = encoder if trained == "all" else encoder.requires_grad_(False)
-        self.budget, self.size, self.is_encoder_frozen, self.skips = budget, size, trained == "decoder", skips
+        self.budget, self.size, self.is_encoder_frozen = budget, size, trained == "decoder"
+        encoder.eval()
+        self.taps = _taps(encoder) if skips else {}
         with torch.no_grad():
-            maps = _maps(encoder.eval(), torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE), skips=skips)
-        seen = {stride: maps[stride].shape[1] for stride in SKIPPED if stride in maps}
+            maps = self._maps(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE))
+        seen = {stride: maps[stride].shape[1] for stride in self.taps.values()}
         inputs, at = maps[LAST].shape[1], STRIDE
         layers: list[nn.Module] = []
         *hidden, last = decoder_channels(width)
@@ -115,20 +118,31 @@ class Generator(nn.Module):
         sides = [round(side * self.size / min(own)) for side in own]
         return F.interpolate(images, size=sides, mode="bilinear", align_corners=False)
 
-    def _maps(self, images: Images) -> Mapping[int, Tensor]:
-        """What the encoder makes of images, by stride; under LAST what it ends with, on the grid of cells of 32."""
+    def _maps(self, images: Images) -> dict[int, Tensor]:
+        """What the encoder makes of images: under LAST what it ends with, and what skips want by its stride.
+
+        A map of another size than its stride makes of the image (LAST's is 32) is brought to it.
+        """
         height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
-        maps = _maps(self.encoder, padded, skips=self.skips)
-        # An encoder of another stride than 32 is brought to the grid from which five doublings lead back.
-        grid, last = (padded.shape[-2] // STRIDE, padded.shape[-1] // STRIDE), maps[LAST]
-        return maps if last.shape[-2:] == grid else {**maps, LAST: F.adaptive_avg_pool2d(last, grid)}
+        hidden = padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
+        maps = {}
+        if self.taps:
+            for position, layer in enumerate(_layers(self.encoder)):
+                hidden = layer(hidden)
+                if position in self.taps:
+                    maps[self.taps[position]] = hidden
+        maps[LAST] = hidden if self.taps else self.encoder(padded)
+        for stride, features in maps.items():
+            grid = (padded.shape[-2] // (stride or STRIDE), padded.shape[-1] // (stride or STRIDE))
+            if features.shape[-2:] != grid:
+                maps[stride] = F.adaptive_avg_pool2d(features, grid)
+        return maps
 
     def _decoded(self, maps: Mapping[int, Tensor]) -> Tensor:
         hidden, stride = maps[LAST], STRIDE
         for layer in self.decoder:
             if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
-                if stride in SKIPPED and stride in maps:
+                if stride in maps:
                     hidden = torch.cat([hidden, maps[stride]], dim=1)
                 stride //= 2
             hidden = layer(hidden)
@@ -209,16 +223,24 @@ class Discriminator(nn.Module):
         return not any(parameter.requires_grad for parameter in self.body.parameters())
 
 
-def _maps(encoder: nn.Module, images: Images, *, skips: bool) -> dict[int, Tensor]:
-    """Under LAST the encoder's last map; with skips, the last of its maps of each stride too."""
-    if not skips:
-        return {LAST: encoder(images)}
-    maps, hidden = {}, images
+def _layers(encoder: nn.Module) -> Iterator[nn.Module]:
+    """An encoder's layers in their order; a stage of blocks counts as its blocks."""
     for part in encoder.children():
-        for layer in part if isinstance(part, nn.Sequential) else (part,):
+        yield from part if isinstance(part, nn.Sequential) else (part,)
+
+
+def _taps(encoder: nn.Module) -> dict[int, int]:
+    """By position, the layers that end with the last map of a stride that skips want, and that stride.
+
+    Convolutions that do not pad make maps a little smaller than their stride says: the nearest power of two counts.
+    """
+    side, last = 2 * STRIDE, {}
+    hidden = torch.zeros(1, 3, side, side)
+    with torch.no_grad():
+        for position, layer in enumerate(_layers(encoder)):
             hidden = layer(hidden)
-            maps[images.shape[-1] // hidden.shape[-1]] = hidden
-    return {**maps, LAST: hidden}
+            last[2 ** round(math.log2(side / hidden.shape[-1]))] = position
+    return {position: stride for stride, position in last.items() if stride in SKIPPED}
 
 
 def put_layer_norms(network: nn.Module) -> None:

@@ -117,8 +117,8 @@ class GeneratorFit(EpochFit):
         turned = torch.zeros(4, dtype=torch.float64)
         self.generator.train()
         batches = epoch_batches(len(self.train.fit), self.batch_size, generator)
-        for batch in batches:
-            self._set_rates(len(batches))
+        for position, batch in enumerate(batches):
+            self._set_rates((len(self.history) + position / len(batches)) / self.epochs)
             rows = self._share(batch)
             labels = self.train.fit.labels[rows]
             figures = self.step(self._images(rows), labels.to(self.fabric.device), rows)
@@ -156,9 +156,8 @@ class GeneratorFit(EpochFit):
         self.steps += 1
         self._update_average()
 
-    def _set_rates(self, batches: int) -> None:
-        """Follow the schedule: cosine from the first rates to zero at the last step of the last epoch."""
-        done = self.steps / (batches * self.epochs)
+    def _set_rates(self, done: float) -> None:
+        """Follow the schedule: cosine from the first rates to zero, where ``done`` of all batches is 1."""
         share = (1 + math.cos(math.pi * done)) / 2 if self.schedule.cosine else 1.0
         for optimizer, rate in self._rates():
             optimizer.param_groups[0]["lr"] = share * rate

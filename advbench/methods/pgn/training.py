@@ -59,14 +59,25 @@ class Fit(GameFit):
             features = discriminator.features(perturbed) if frozen_body else None
         taught = self._teach(Lesson((perturbed if features is None else features).detach(), labels, answers))
 
+        generator_loss, l1 = self._learn_from_judge(perturbation, perturbed, features, labels)
+        for _ in range(recipe.generator_steps - 1):
+            with self.fabric.autocast():
+                perturbation = self.generator(images)
+            self._learn_from_judge(perturbation, self._moved(images, perturbation), None, labels)
+        return GameFigures(generator_loss, l1, answers, taught.detach())
+
+    def _learn_from_judge(
+        self, perturbation: Images, perturbed: Images, features: Tensor | None, labels: Labels
+    ) -> tuple[Tensor, Tensor]:
+        """Lines 11 to 13 of Algorithm 1: update G on D's judgement of J."""
         with self._frozen_judge():
             with self.fabric.autocast():
-                features = discriminator.features(perturbed) if features is None else features
-                judged = discriminator.judge(features, labels)
-            generator_loss = recipe.objective.generator(judged.float())
+                features = self.discriminator.features(perturbed) if features is None else features
+                judged = self.discriminator.judge(features, labels)
+            generator_loss = self.recipe.objective.generator(judged.float())
             l1 = perturbation.abs().mean()
-            self._update_generator(generator_loss + recipe.gamma * l1)
-        return GameFigures(generator_loss.detach(), l1.detach(), answers, taught.detach())
+            self._update_generator(generator_loss + self.recipe.gamma * l1)
+        return generator_loss.detach(), l1.detach()
 
     def _teach(self, now: Lesson) -> Tensor:
         """Lines 7 to 10 of Algorithm 1: update D on what the target said now, and on one remembered step beside it."""
