@@ -71,8 +71,14 @@ class QueryLedger:
         return time.perf_counter() - self.opened
 
     def recall(self, counts: Tensor, seconds: float) -> None:
-        """Take over what was counted before an interruption; counts, and the time that they took, can only rise."""
+        """Take over what was counted before an interruption; counts, and the time that they took, can only rise.
+
+        Raises:
+            BudgetSpent: It goes over a limit, as what another fit asked may.
+        """
         self.queries, self.gradients = torch.maximum(self.counts(), counts)
+        if self.max_total is not None and int(self.queries.sum()) > self.max_total:
+            raise BudgetSpent(f"the threat model allows {self.max_total} queries in this phase, and they are spent")
         self.opened -= max(0.0, seconds - self.seconds())
 
 
@@ -218,7 +224,11 @@ class Access:
         return self._seconds()
 
     def recall(self, spent: Tensor, seconds: float) -> None:
-        """Count what an interrupted fit had asked, and how long it took, before it was resumed: both can only rise."""
+        """Count what an interrupted fit had asked, and how long it took, before it was resumed: both can only rise.
+
+        Raises:
+            BudgetSpent: It goes over a limit.
+        """
         self._recall(spent, seconds)
 
     def at(self, positions: Tensor) -> "Access":

@@ -226,6 +226,8 @@ class Workshop:
 
 def _method_and_threat(request: RunRequest) -> tuple[Method, ThreatModel]:
     method = build_method(request.attack, dict(request.options))
+    if request.via_learns == "answers" and not request.via:
+        raise InvalidConfig("--via-learns answers trains surrogates: name them with --via", option="via-learns")
     if request.via:
         method = Transfer(inner=method, surrogates=request.via, fusion=request.via_fusion, learns=request.via_learns)
     threat = threat_model(request.threat, method.needs(request.goal))

@@ -100,16 +100,11 @@ def surrogates_of(given: dict[str, Any]) -> "list[ClassifierSpec]":
     """The surrogates' specifications from the command line's values.
 
     Raises:
-        InvalidConfig: There are not as many first weights as surrogates, or none that could learn what they are to.
+        InvalidConfig: There are not as many first weights as surrogates.
     """
     from advbench.targets import ClassifierSpec, Training
 
     names = given["via"].split(",") if given["via"] else []
-    if given["via_learns"] == "answers" and not (names and given["via_epochs"]):
-        raise InvalidConfig(
-            "--via-learns answers trains surrogates: name them with --via, and give --via-epochs at least 1",
-            option="via-learns",
-        )
     weights = given["via_weights"].split(",") if given["via_weights"] else ["scratch"] * len(names)
     if len(weights) != len(names):
         raise InvalidConfig(

@@ -17,6 +17,7 @@ from torch import Tensor
 from advbench.access import Access
 from advbench.datasets import LabelledImages
 from advbench.errors import InvalidConfig
+from advbench.files import digest
 from advbench.progress import SILENT, Progress
 from advbench.runtime import Runtime
 from advbench.targets import Classifier, ClassifierSpec
@@ -74,6 +75,7 @@ class Context:
         work: A folder for checkpoints that outlives a kill; None where a fit is not to be resumed.
         identity: What is being fitted, as a digest, so that no other fit's checkpoint is resumed.
         train_classifier: Trains a classifier on the attacker's own images, or takes it from the cache.
+        is_shared: Whether this is of a part that other fits have as well; ``shared`` says so.
         shared_work: From what a part of a fit hangs on beside target, images and seed, to a folder that other fits of
             the same part have as well, one at a time, and the part's digest.
     """
@@ -88,6 +90,7 @@ class Context:
     work: Path | None = None
     identity: str = ""
     train_classifier: Callable[[ClassifierSpec], Classifier] | None = None
+    is_shared: bool = False
     shared_work: Callable[[Mapping[str, Any]], AbstractContextManager[tuple[Path, str]]] | None = None
 
     def surrogate(self, spec: ClassifierSpec) -> Classifier:
@@ -110,10 +113,10 @@ class Context:
             part: What it hangs on beside target, images and seed; anything that JSON can hold.
         """
         if self.shared_work is None:
-            yield self
+            yield replace(self, identity=digest([self.identity, dict(part)]))
             return
         with self.shared_work(part) as (folder, identity):
-            yield replace(self, work=folder, identity=identity)
+            yield replace(self, work=folder, identity=identity, is_shared=True)
 
 
 class Perturber(Protocol):

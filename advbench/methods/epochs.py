@@ -43,7 +43,10 @@ class Epochs(ABC):
         self.epochs, self.batch_size = epochs, batch_size
         self.fabric = context.runtime.fabric
         self.history: list[dict[str, float]] = []
-        self.spent = access.spent()
+        # Of a part that other fits have as well, only what it asked itself is kept: what came before is each fit's own.
+        spent, seconds = access.spent(), access.seconds()
+        self.before = (spent, seconds) if context.is_shared else (torch.zeros_like(spent), 0.0)
+        self.spent = spent - self.before[0]
 
     @abstractmethod
     def _epoch(self, task: Task, generator: torch.Generator) -> dict[str, float]:
@@ -83,7 +86,7 @@ class Epochs(ABC):
                 if not all(map(math.isfinite, figures.values())):
                     raise FitDiverged(f"{self.name}: figures are no longer finite in epoch {epoch + 1}: {self.advice}")
                 self._finish_epoch(task, {"epoch": epoch + 1, **figures})
-                self.spent = self._sum_over_processes(self.access.spent())
+                self.spent = self._sum_over_processes(self.access.spent() - self.before[0])
                 if checkpoint is not None and self.fabric.is_global_zero:
                     checkpoint.save(self._state())
 
@@ -126,7 +129,7 @@ class Epochs(ABC):
 
     def _state(self) -> dict[str, Any]:
         parts = {name: part.state_dict() for name, part in self._stateful().items()}
-        accounts = {"history": self.history, "spent": self.spent, "seconds": self.access.seconds()}
+        accounts = {"history": self.history, "spent": self.spent, "seconds": self.access.seconds() - self.before[1]}
         return parts | accounts | self._extra_state()
 
     def _resume(self, state: Mapping[str, Any] | None) -> None:
@@ -137,7 +140,7 @@ class Epochs(ABC):
         for name in ("history", *self._extra_state()):
             setattr(self, name, state[name])
         if self.fabric.is_global_zero:
-            self.access.recall(state["spent"], state["seconds"])
+            self.access.recall(self.before[0] + state["spent"], self.before[1] + state["seconds"])
 
 
 class EpochFit(Epochs):

@@ -13,6 +13,7 @@ from advbench.errors import InvalidConfig
 from advbench.files import digest_state
 from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
 from advbench.methods.imitation import Substitution
+from advbench.seeding import derive_seed
 from advbench.targets import (
     Classifier,
     ClassifierSpec,
@@ -44,7 +45,7 @@ class Transfer(Method):
         surrogates: What the attacker trains; several are one ensemble.
         fusion: What of several surrogates is averaged.
         learns: What the surrogates are trained on: the fit images' ``truth``, or the target's ``answers`` to altered
-            versions of them, asked for by each surrogate.
+            versions of them, asked for by each surrogate. These are trained in the run's own precision.
     """
 
     inner: SerializeAsAny[Method]
@@ -57,11 +58,22 @@ class Transfer(Method):
         inner = self.inner.resolve(replace(setting, target_architecture=self._architecture))
         needs = inner.needs(setting.goal)
         if self.learns == "answers" and not all(spec.training.epochs for spec in self.surrogates):
-            raise InvalidConfig("a surrogate that learns the target's answers needs at least one epoch")
+            raise InvalidConfig("surrogates that learn the target's answers need epochs: give --via-epochs at least 1")
         if len(self.surrogates) > 1 and Capability.WEIGHTS in needs.fit | needs.perturb:
             raise InvalidConfig("this method copies its target's weights, and several surrogates are no single network")
         fusion = self.fusion if len(self.surrogates) > 1 else "logits"  # a single one has nothing to fuse
-        return self.model_copy(update={"inner": inner, "fusion": fusion})
+        return self.model_copy(update={"inner": inner, "fusion": fusion, "surrogates": self._apart_from(setting)})
+
+    def _apart_from(self, setting: Setting) -> tuple[ClassifierSpec, ...]:
+        """The surrogates; a substitute of the target's architecture never starts from the target's first weights."""
+        if self.learns == "truth":
+            return self.surrogates
+        return tuple(
+            spec.model_copy(update={"training": spec.training.model_copy(update={"seed": _own_seed(spec)})})
+            if spec.architecture == setting.target_architecture
+            else spec
+            for spec in self.surrogates
+        )
 
     def needs(self, goal: Goal) -> Needs:
         """What no surrogate can tell: true labels where they are wanted, and the answers that substitutes learn."""
@@ -90,7 +102,8 @@ class Transfer(Method):
             return _Transferred(surrogate, self.inner.restore(state, context), {}, ())
         classifiers = []
         for position, spec in enumerate(self.surrogates):
-            classifier = _untaught(spec, context)
+            # One's own factory alone says how its network is built; of any other, first weights would be overwritten.
+            classifier = _untaught(spec if spec.is_own else spec.model_copy(update={"init": "scratch"}), context)
             classifier.load_state_dict(_part(state, _SUBSTITUTE.format(position)))
             classifiers.append(_ready(classifier))
         kept = self._kept(classifiers)
@@ -143,6 +156,10 @@ class Transfer(Method):
 
 _SUBSTITUTE = "substitute-{}."
 """Before the names of a substitute's weights among what is stored."""
+
+
+def _own_seed(spec: ClassifierSpec) -> int:
+    return derive_seed(spec.training.seed, "substitute")
 
 
 def _untaught(spec: ClassifierSpec, context: Context) -> Classifier:

@@ -131,7 +131,8 @@ def _asked(record: CellRecord, but: str = "") -> tuple[Any, ...]:
     """The method as it was asked for, less one option: what it made of the others depends on the budget."""
     spec, request = record.spec, _seedless(record.request)
     options = sorted((name, value) for name, value in request.get("options", {}).items() if name != but)
-    others = [request.get(name) for name in ("via", "via_fusion", "via_learns", "max_queries", "max_fit_queries")]
+    others = [request.get(name) for name in ("via", "via_fusion", "max_queries", "max_fit_queries")]
+    others.append(request.get("via_learns", "truth"))  # as records held it before there was a choice
     return spec.attack, spec.threat.name, spec.dataset.fit_digest, spec.precision, options, others
 
 

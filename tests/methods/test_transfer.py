@@ -13,10 +13,19 @@ from torch import Tensor, nn
 from advbench.access import Access, QueryLedger, fit_access, perturb_access
 from advbench.bench import build_method
 from advbench.datasets import ArrayPixels, Dataset, LabelledImages
-from advbench.errors import InvalidConfig
+from advbench.errors import BudgetSpent, InvalidConfig
+from advbench.files import digest, digest_state
 from advbench.methods import Context, Method, Perturber, Setting, TrainingImages, Transfer, clip_to_budget
 from advbench.runtime import Runtime
-from advbench.targets import Classifier, ClassifierSpec, EnsembleTarget, ModuleTarget, Training, build_network
+from advbench.targets import (
+    Classifier,
+    ClassifierSpec,
+    EnsembleTarget,
+    ModuleTarget,
+    Training,
+    build_network,
+    untrained_classifier,
+)
 from advbench.tensors import Images
 from advbench.threat import THREATS, Budget, Needs
 from advbench.types import Capability, Goal
@@ -189,10 +198,15 @@ class TestSubstitutes:
         return TrainingImages(digits.fit.first(64, seed=1, what=""), digits.validation.first(30, seed=1, what=""))
 
     def fitted(
-        self, method: Transfer, target: ModuleTarget, images: TrainingImages, **circumstances: Any
+        self,
+        method: Transfer,
+        target: ModuleTarget,
+        images: TrainingImages,
+        allowed: int | None = None,
+        **circumstances: Any,
     ) -> tuple[Perturber, QueryLedger]:
         labels = torch.cat([images.fit.labels, images.validation.labels])
-        ledger = QueryLedger(len(labels))
+        ledger = QueryLedger(len(labels), max_total=allowed)
         access = fit_access(target, THREATS["black-box-labels"], ledger, labels)
         around = Context(Goal.DEGRADE, BUDGET, 0, 32, 10, runtime=Runtime(device="cpu"))
         return method.fit(access, images, replace(around, **circumstances)), ledger
@@ -253,14 +267,53 @@ class TestSubstitutes:
         def shared_work(part: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
             yield tmp_path, str(part)
 
+        class Silent(nn.Module):
+            def forward(self, images: Tensor) -> Tensor:
+                raise AssertionError("the target was asked again")
+
         first, _ = self.fitted(method, target, images, shared_work=shared_work)
         other = method.model_copy(update={"inner": build_method("pgd", {"steps": 2})})
-        second, ledger = self.fitted(other, target, images, shared_work=shared_work)
-        assert ledger.queries.sum() == self.EPOCHS * 64
+        second, ledger = self.fitted(other, ModuleTarget(Silent(), 10), images, shared_work=shared_work)
+        assert ledger.queries.tolist() == [self.EPOCHS] * 64 + [0] * 30
         assert all(torch.equal(value, second.state()[name]) for name, value in first.state().items())
+        with pytest.raises(BudgetSpent):
+            self.fitted(other, target, images, allowed=self.EPOCHS * 64 - 1, shared_work=shared_work)
+
+    @pytest.mark.parametrize("before", ["0", "1", "01", ""])
+    def test_several_ask_each_for_itself_whoever_was_taught_before(
+        self, before: str, method: Transfer, target: ModuleTarget, images: TrainingImages, tmp_path: Path
+    ) -> None:
+        @contextmanager
+        def shared_work(part: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+            folder = tmp_path / digest(dict(part))
+            folder.mkdir(exist_ok=True)
+            yield folder, digest(dict(part))
+
+        (one,) = method.surrogates
+        two = one.model_copy(update={"training": one.training.model_copy(update={"seed": 1})})
+        for position in before:
+            alone = method.model_copy(update={"surrogates": ((one, two)[int(position)],)})
+            _, ledger = self.fitted(alone, target, images, shared_work=shared_work)
+            assert ledger.queries.sum() == self.EPOCHS * 64
+        both = method.model_copy(update={"surrogates": (one, two)})
+        perturber, ledger = self.fitted(both, target, images, shared_work=shared_work)
+        assert ledger.queries.tolist() == [2 * self.EPOCHS] * 64 + [0] * 30
+        names = {name.partition(".")[0] for name in perturber.state()}
+        assert names == {"substitute-0", "substitute-1"}
+
+    def test_one_of_the_targets_architecture_starts_from_weights_of_its_own(self, method: Transfer) -> None:
+        alike, other = (
+            method.resolve(Setting(Goal.DEGRADE, BUDGET, 32, architecture)).surrogates[0]
+            for architecture in ("squeezenet1_1", "resnet18")
+        )
+        assert other == method.surrogates[0]
+        first, second = (untrained_classifier(spec, 10, 32)[0] for spec in (alike, other))
+        assert isinstance(first, Classifier)
+        assert isinstance(second, Classifier)
+        assert digest_state(first.state_dict()) != digest_state(second.state_dict())
 
     def test_one_that_would_never_ask_is_refused(self) -> None:
-        with pytest.raises(InvalidConfig, match="at least one epoch"):
+        with pytest.raises(InvalidConfig, match="at least 1"):
             carry(build_method("fgsm", {}), "squeezenet1_1", learns="answers").model_copy(
                 update={"surrogates": (ClassifierSpec(architecture="resnet18", training=Training(epochs=0)),)}
             ).resolve(Setting(Goal.DEGRADE, BUDGET, 32, "linear"))
