@@ -68,12 +68,12 @@ class Transfer(Method):
         """The surrogates; a substitute of the target's architecture never starts from the target's first weights."""
         if self.learns == "truth":
             return self.surrogates
-        return tuple(
-            spec.model_copy(update={"training": spec.training.model_copy(update={"seed": _own_seed(spec)})})
-            if spec.architecture == setting.target_architecture
-            else spec
-            for spec in self.surrogates
-        )
+        apart = []
+        for spec in self.surrogates:
+            own = spec.training.model_copy(update={"seed": derive_seed(spec.training.seed, "substitute")})
+            is_alike = spec.architecture == setting.target_architecture
+            apart.append(spec.model_copy(update={"training": own}) if is_alike else spec)
+        return tuple(apart)
 
     def needs(self, goal: Goal) -> Needs:
         """What no surrogate can tell: true labels where they are wanted, and the answers that substitutes learn."""
@@ -156,10 +156,6 @@ class Transfer(Method):
 
 _SUBSTITUTE = "substitute-{}."
 """Before the names of a substitute's weights among what is stored."""
-
-
-def _own_seed(spec: ClassifierSpec) -> int:
-    return derive_seed(spec.training.seed, "substitute")
 
 
 def _untaught(spec: ClassifierSpec, context: Context) -> Classifier:

@@ -34,9 +34,6 @@ STRIDE = 32
 SKIPPED = (16, 8, 4, 2)
 """The strides of the maps that later doublings start from."""
 
-LAST = 0
-"""Stands for the encoder's last map, whatever its stride."""
-
 
 def decoder_channels(width: float) -> tuple[int, ...]:
     """The 13 layers' outputs, the first 12 scaled by ``width``."""
@@ -79,7 +76,7 @@ class Generator(nn.Module):
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, 3, 2 * STRIDE, 2 * STRIDE))
         seen = {stride: maps[stride].shape[1] for stride in self.taps.values()}
-        inputs, at = maps[LAST].shape[1], STRIDE
+        inputs, at = maps[STRIDE].shape[1], STRIDE
         layers: list[nn.Module] = []
         *hidden, last = decoder_channels(width)
         for position, channels in enumerate(hidden):
@@ -109,7 +106,7 @@ class Generator(nn.Module):
 
     def features(self, images: Images) -> Tensor:
         """What the encoder makes of images, ``(batch, channels, rows, columns)``."""
-        return self._maps(self._scaled(images))[LAST]
+        return self._maps(self._scaled(images))[STRIDE]
 
     def _scaled(self, images: Images) -> Images:
         own = (images.shape[-2], images.shape[-1])
@@ -119,9 +116,9 @@ class Generator(nn.Module):
         return F.interpolate(images, size=sides, mode="bilinear", align_corners=False)
 
     def _maps(self, images: Images) -> dict[int, Tensor]:
-        """What the encoder makes of images: under LAST what it ends with, and what skips want by its stride.
+        """What the encoder makes of images, by stride: what it ends with under 32, and what skips want beside it.
 
-        A map of another size than its stride makes of the image (LAST's is 32) is brought to it.
+        A map of another size than its stride makes of the image is brought to it.
         """
         height, width = images.shape[-2:]
         hidden = padded = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
@@ -131,18 +128,18 @@ class Generator(nn.Module):
                 hidden = layer(hidden)
                 if position in self.taps:
                     maps[self.taps[position]] = hidden
-        maps[LAST] = hidden if self.taps else self.encoder(padded)
+        maps[STRIDE] = hidden if self.taps else self.encoder(padded)
         for stride, features in maps.items():
-            grid = (padded.shape[-2] // (stride or STRIDE), padded.shape[-1] // (stride or STRIDE))
+            grid = (padded.shape[-2] // stride, padded.shape[-1] // stride)
             if features.shape[-2:] != grid:
                 maps[stride] = F.adaptive_avg_pool2d(features, grid)
         return maps
 
     def _decoded(self, maps: Mapping[int, Tensor]) -> Tensor:
-        hidden, stride = maps[LAST], STRIDE
+        hidden, stride = maps[STRIDE], STRIDE
         for layer in self.decoder:
             if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
-                if stride in maps:
+                if stride < STRIDE and stride in maps:
                     hidden = torch.cat([hidden, maps[stride]], dim=1)
                 stride //= 2
             hidden = layer(hidden)
