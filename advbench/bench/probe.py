@@ -12,6 +12,7 @@ from advbench.datasets import LabelledImages
 from advbench.errors import InvalidConfig
 from advbench.methods import TrainingImages
 from advbench.methods.pgn import Generator, GeneratorMethod
+from advbench.methods.pgn.networks import STRIDE
 from advbench.metrics import Proportion, proportion
 from advbench.progress import Progress
 from advbench.results import CellRecord
@@ -79,7 +80,8 @@ def linear_probe(record: CellRecord, progress: Progress, workshop: Workshop | No
 def _features(generator: Generator, images: LabelledImages) -> NDArray[np.float32]:
     with torch.no_grad():
         pieces = [
-            generator.features(images.images(rows)).mean(dim=(2, 3)) for rows in torch.arange(len(images)).split(CHUNK)
+            generator.maps(images.images(rows))[STRIDE].mean(dim=(2, 3))
+            for rows in torch.arange(len(images)).split(CHUNK)
         ]
     features: NDArray[np.float32] = torch.cat(pieces).numpy()
     return features

@@ -419,6 +419,27 @@ class TestStep:
         assert judged[0] == judged[1]
         assert not torch.equal(*moved)
 
+    def test_a_frozen_encoder_sees_a_batch_once(self, digits: Dataset, target: ModuleTarget) -> None:
+        """However many steps the generator takes on it, and they end in the same numbers."""
+        learnt, passes, rows = [], [], torch.arange(16)
+        for is_known_to_be_frozen in (True, False):
+            setup = Setup(digits, target, generator_steps=3, discriminator_backbone="scratch")
+            method = setup.method
+            assert isinstance(method, PGN)
+            torch.manual_seed(0)
+            judge = Discriminator(classifier(), classes=10, goal=Goal.DEGRADE, trained="all")
+            own = Generator(encoder_of(classifier()), 1 / 32, Budget(epsilon=0.3), 1.0, trained="decoder", skips=True)
+            fit = Fit(own, judge, method.recipe(), setup.access(), setup.train, setup.context)
+            fit.generator.train()
+            own.is_encoder_frozen = is_known_to_be_frozen
+            seen: list[int] = []
+            next(iter(own.encoder.children())).register_forward_hook(lambda *_, seen=seen: seen.append(1))
+            fit.step(setup.train.fit.images(rows), setup.train.fit.labels[rows], rows)
+            passes.append(len(seen))
+            learnt.append(digest_state(own.state_dict()))
+        assert passes == [1, 3]
+        assert learnt[0] == learnt[1]
+
     @pytest.mark.parametrize("steps", [1, 3])
     def test_the_rates_fall_to_nothing_by_the_last_batch(
         self, steps: int, digits: Dataset, target: ModuleTarget, monkeypatch: pytest.MonkeyPatch

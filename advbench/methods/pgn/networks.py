@@ -98,21 +98,29 @@ class Generator(nn.Module):
 
     def forward(self, images: Images) -> Images:
         """Give M for ``(batch, 3, height, width)``."""
-        own = (images.shape[-2], images.shape[-1])
-        scaled = self._scaled(images)
-        height, width = scaled.shape[-2:]
-        decoded = self._decoded(self._maps(scaled))[..., :height, :width].float()
+        return self.perturbation(self.maps(images), images)
+
+    def maps(self, images: Images) -> dict[int, Tensor]:
+        """What the encoder makes of images, ``(batch, channels, rows, columns)``, by stride: 32 and what skips want."""
+        return self._maps(self._scaled(images))
+
+    def perturbation(self, maps: Mapping[int, Tensor], images: Images) -> Images:
+        """Give M for ``(batch, 3, height, width)`` whose maps are known."""
+        own, (height, width) = (images.shape[-2], images.shape[-1]), self._sides(images)
+        decoded = self._decoded(maps)[..., :height, :width].float()
         return self._bound(decoded if (height, width) == own else F.adaptive_avg_pool2d(decoded, own))
 
-    def features(self, images: Images) -> Tensor:
-        """What the encoder makes of images, ``(batch, channels, rows, columns)``."""
-        return self._maps(self._scaled(images))[STRIDE]
+    def _sides(self, images: Images) -> tuple[int, int]:
+        """Height and width that the encoder sees images in."""
+        height, width = images.shape[-2:]
+        shorter = min(height, width)
+        size = max(shorter, self.size or 0)
+        return round(height * size / shorter), round(width * size / shorter)
 
     def _scaled(self, images: Images) -> Images:
-        own = (images.shape[-2], images.shape[-1])
-        if self.size is None or self.size <= min(own):
+        sides = self._sides(images)
+        if sides == images.shape[-2:]:
             return images
-        sides = [round(side * self.size / min(own)) for side in own]
         return F.interpolate(images, size=sides, mode="bilinear", align_corners=False)
 
     def _maps(self, images: Images) -> dict[int, Tensor]:

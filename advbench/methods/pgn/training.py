@@ -45,12 +45,13 @@ class Fit(GameFit):
     def step(self, images: Images, labels: Labels, rows: Rows) -> GameFigures:
         """Lines 5 to 13 of Algorithm 1 for one batch.
 
-        While D's body is frozen, its features of J are the same before and after D's update, so they are computed once
-        and serve both: the same numbers with one pass less.
+        What an update leaves as it is, is computed once: a frozen encoder's maps of I serve all of G's steps, and the
+        features of J that D's frozen body makes serve D's update and G's. The same numbers with fewer passes.
         """
-        recipe, discriminator = self.recipe, self.discriminator
+        recipe, discriminator, encoder_frozen = self.recipe, self.discriminator, self.generator.is_encoder_frozen
         with self.fabric.autocast():
-            perturbation = self.generator(images)
+            maps = self.generator.maps(images)
+            perturbation = self.generator.perturbation(maps, images)
         perturbed = self._moved(images, perturbation)
         answers = self.access.labels(perturbed.detach(), rows=rows)
 
@@ -62,7 +63,8 @@ class Fit(GameFit):
         generator_loss, l1 = self._learn_from_judge(perturbation, perturbed, features, labels)
         for _ in range(recipe.generator_steps - 1):
             with self.fabric.autocast():
-                perturbation = self.generator(images)
+                maps = maps if encoder_frozen else self.generator.maps(images)
+                perturbation = self.generator.perturbation(maps, images)
             self._learn_from_judge(perturbation, self._moved(images, perturbation), None, labels)
         return GameFigures(generator_loss, l1, answers, taught.detach())
 
