@@ -1,7 +1,7 @@
 """Which images each result got right: what comparisons and flags are made from."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -58,6 +58,14 @@ class Answers:
         could = self.right_before if goal is Goal.DEGRADE else ~self.right_before
         were = ~self.right if goal is Goal.DEGRADE else self.right
         return float(were[could].mean()) if could.any() else None
+
+    def judged(self, goal: Goal) -> "Answers":
+        """The same, but to degrade, only what was right before counts as right.
+
+        An attack that is not told the true classes drives images away from what the target says, and so makes right
+        some that were wrong: they raise the accuracy that it leaves, and say nothing of its strength.
+        """
+        return replace(self, right=self.right & self.right_before) if goal is Goal.DEGRADE else self
 
 
 def version_of(record: CellRecord) -> Version:

@@ -31,7 +31,7 @@ class _Setting:
 
     Args:
         records: Its results.
-        answers: Which images each got right, by seed.
+        answers: Which images each got right, by seed; to degrade, which of those that were right before.
     """
 
     records: Sequence[CellRecord]
@@ -47,8 +47,12 @@ class _Setting:
 
     @property
     def share(self) -> float:
-        """Of the images that were right, over all seeds."""
+        """Of the images that are right, or still are, over all seeds."""
         return float(np.mean([answers.right.mean() for answers in self.answers.values()]))
+
+    @property
+    def in_words(self) -> str:
+        return f"{self.share:.1%} {'still ' if self.spec.goal is Goal.DEGRADE else ''}right"
 
     @property
     def has_room(self) -> bool:
@@ -98,7 +102,7 @@ def comparison_flags(records: Iterable[CellRecord], answers: Mapping[str, Answer
     found: dict[str, list[Flag]] = defaultdict(list)
     for place in _grouped([record for record in records if record.key in answers], _place):
         settings = [
-            _Setting(group, {record.spec.seed: answers[record.key] for record in group})
+            _Setting(group, {record.spec.seed: answers[record.key].judged(record.spec.goal) for record in group})
             for group in _grouped(place, lambda record: (str(record.spec.budget), _asked(record)))
         ]
         for setting, flag in (*_useless_effort(settings), *_useless_epsilon(settings), *_beaten(settings)):
@@ -149,7 +153,7 @@ def _useless_effort(settings: Sequence[_Setting]) -> _Earned:
             for less, more in pairwise(sorted(family, key=partial(_effort, name))):
                 before, after = _effort(name, less), _effort(name, more)
                 if before < after and more.is_no_further_than(less):
-                    words = f"{more.share:.1%} right with {after} {name}, {less.share:.1%} with {before}"
+                    words = f"{more.in_words} with {after} {name}, {less.share:.1%} with {before}"
                     yield more, Flag(name="steps-do-not-help", found=words)
 
 
@@ -166,7 +170,7 @@ def _useless_epsilon(settings: Sequence[_Setting]) -> _Earned:
     for family in _grouped(bounded, lambda each: _asked(each.records[0])):
         for less, more in pairwise(sorted(family, key=lambda each: each.epsilon)):
             if more.is_no_further_than(less):
-                words = f"{more.share:.1%} right with {more.epsilon:g}, {less.share:.1%} with {less.epsilon:g}"
+                words = f"{more.in_words} with {more.epsilon:g}, {less.share:.1%} with {less.epsilon:g}"
                 yield more, Flag(name="epsilon-does-not-help", found=words)
 
 
@@ -177,7 +181,7 @@ def _beaten(settings: Sequence[_Setting]) -> _Earned:
         for noise in [each for each in within if each.spec.attack == "noise"][:1]:
             for attack in attacks:
                 if attack.is_no_further_than(noise):
-                    words = f"{attack.share:.1%} right, {noise.share:.1%} under noise"
+                    words = f"{attack.in_words}, {noise.share:.1%} under noise"
                     yield attack, Flag(name="noise-is-stronger", found=words)
         for alike in _grouped(attacks, lambda each: each.is_oracle):
             yield from _beaten_blindly(alike)
@@ -193,5 +197,5 @@ def _beaten_blindly(attacks: Sequence[_Setting]) -> _Earned:
     beating = [each for each in attacks if each.is_blind and p_of_lead(each.answers, best.answers, goal) < CHANCE]
     if beating:
         by = furthest(beating, key=lambda attack: attack.share)
-        words = f"{best.share:.1%} right, {by.share:.1%} under {by.spec.attack}"
+        words = f"{best.in_words}, {by.share:.1%} under {by.spec.attack}"
         yield best, Flag(name="black-box-is-stronger", found=words)

@@ -87,6 +87,17 @@ class TestBlackBox:
         add("square", first(60))
         assert flags(store) == {"fgsm 0.3": set(), "pgd 0.3": {"black-box-is-stronger"}, "square 0.3": set()}
 
+    def test_what_was_wrong_before_counts_for_nobody(self, add: Add, store: ResultStore) -> None:
+        """PGD leaves no image right that was, and makes 50 right that were not: no sign of weakness."""
+        right_before = first(100)
+        add("pgd", ~first(150), threat=WHITE, gradients=10, clean=right_before)
+        add("square", first(20), clean=right_before)
+        add("noise", first(40), clean=right_before)
+        assert set().union(*flags(store).values()) == set()
+        add("pgd", ~first(60), threat=WHITE, gradients=10, clean=right_before, budget=Budget(epsilon=0.1))
+        add("square", first(5), clean=right_before, budget=Budget(epsilon=0.1))
+        assert flags(store)["pgd 0.1"] == {"black-box-is-stronger"}
+
     def test_by_chance_is_not_enough(self, add: Add, store: ResultStore) -> None:
         add("pgd", first(62), threat=WHITE, gradients=10)
         add("square", first(60))
@@ -124,7 +135,7 @@ def test_a_result_and_the_list_of_results_show_them(add: Add, store: ResultStore
     add("noise", first(120))
     add("noise", first(10), goal=Goal.ENHANCE)
     beside = CliRunner().invoke(main, ["show", record.key, "--results", str(store.root)]).output
-    assert "noise-is-stronger (X): 70.0% right, 60.0% under noise" in " ".join(beside.split())
+    assert "noise-is-stronger (X): 70.0% still right, 60.0% under noise" in " ".join(beside.split())
     assert "zero-gradients (Z)" in beside
     stored = store.find(record.key).flags
     assert [flag.name for flag in stored] == ["zero-gradients"], "what is stored does not hang on what is beside it"
