@@ -37,7 +37,7 @@ from advbench.methods.pgn import (
     goal_met,
     gradient_penalty,
 )
-from advbench.methods.pgn.networks import encoder_of, put_layer_norms
+from advbench.methods.pgn.networks import FirstDoubling, encoder_of, put_layer_norms
 from advbench.runtime import Runtime
 from advbench.targets import Classifier, ModuleTarget, build_network
 from advbench.threat import THREATS, Budget
@@ -60,6 +60,22 @@ def generator(
 def doublings(network: Generator) -> list[torch.nn.ConvTranspose2d]:
     layers = [layer for layer in network.decoder if isinstance(layer, torch.nn.ConvTranspose2d)]
     return [layer for layer in layers if layer.stride == (2, 2)]
+
+
+class TestFirstDoubling:
+    @pytest.mark.parametrize("size", [(1, 1), (3, 3), (2, 5)])
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+    def test_it_is_a_transposed_convolution(self, size: tuple[int, int], memory_format: torch.memory_format) -> None:
+        torch.manual_seed(0)
+        own = FirstDoubling(6, 4, 4, 2, padding=1, bias=False).to(memory_format=memory_format)
+        maps = torch.randn(2, 6, *size).to(memory_format=memory_format).requires_grad_()
+        found, expected = own(maps), F.conv_transpose2d(maps, own.weight, stride=2, padding=1)
+        weights = torch.randn_like(expected)
+        assert found.shape == (2, 4, 2 * size[0], 2 * size[1])
+        assert torch.allclose(found, expected, atol=1e-5)
+        pairs = [torch.autograd.grad((result * weights).sum(), (maps, own.weight)) for result in (found, expected)]
+        for mine, theirs in zip(*pairs, strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-5)
 
 
 class TestGenerator:

@@ -84,8 +84,9 @@ class Generator(nn.Module):
             kernel, stride = (4, 2) if position % 3 == 0 else (3, 1)
             if stride == 2:
                 inputs, at = inputs + seen.get(at, 0), at // 2
+            doubling = FirstDoubling if position == 0 else nn.ConvTranspose2d
             layers += [
-                nn.ConvTranspose2d(inputs, channels, kernel, stride, padding=1, bias=False),
+                doubling(inputs, channels, kernel, stride, padding=1, bias=False),
                 nn.BatchNorm2d(channels),
                 nn.ReLU(inplace=True),
             ]
@@ -167,6 +168,27 @@ class Generator(nn.Module):
         if self.budget.norm is Norm.LINF:
             return epsilon * torch.tanh(decoded)
         return decoded * epsilon / torch.sqrt(epsilon**2 + lengths(decoded, self.budget.norm).square())
+
+
+class FirstDoubling(nn.ConvTranspose2d):
+    """The decoder's first layer: on a CPU a matrix product, whose columns are laid over each other.
+
+    It has most of the decoder's weights and the fewest positions, for which CPU kernels of transposed convolutions were
+    not made: they take two to three times as long.
+    """
+
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """``(batch, channels, rows, columns)``, doubled in rows and columns."""
+        if maps.device.type != "cpu":
+            return super().forward(maps, output_size)
+        batch, channels, height, width = maps.shape
+        weights = self.weight.permute(0, 2, 3, 1).reshape(channels, -1)  # no copy where channels are last
+        columns = maps.permute(0, 2, 3, 1).reshape(-1, channels) @ weights
+        area = self.kernel_size[0] * self.kernel_size[1]
+        columns = (
+            columns.reshape(batch, height * width, area, -1).permute(0, 3, 2, 1).reshape(batch, -1, height * width)
+        )
+        return F.fold(columns, (2 * height, 2 * width), self.kernel_size, stride=self.stride, padding=self.padding)  # type: ignore[arg-type]
 
 
 class Discriminator(nn.Module):
