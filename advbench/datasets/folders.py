@@ -18,7 +18,7 @@ from advbench.tensors import Rows
 
 __all__ = ["FilePixels", "class_folders", "draw_classes", "read_folder", "split_folders"]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from advbench.datasets import ArrayPixels, DatasetSpec, LabelledImages, load_dataset, stratified_order
+from advbench.datasets.folders import SUFFIXES
 from advbench.errors import InvalidConfig, InvalidData, UnknownName
 
 DATA = Path(__file__).parents[2] / "data"
@@ -123,6 +124,17 @@ class TestFolders:
         on_disk = {np.array(Image.open(path)).transpose(2, 0, 1).tobytes() for path in tmp_path.rglob("*.png")}
         images = loaded.fit.images().mul(255).round().byte().numpy()
         assert all(image.tobytes() in on_disk for image in images)
+
+    def test_every_kind_of_image_is_read(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, classes=2, images=len(SUFFIXES))
+        for folder in tmp_path.iterdir():
+            for path, suffix in zip(sorted(folder.iterdir()), sorted(SUFFIXES), strict=True):
+                image = Image.open(path).convert({".pbm": "1", ".pgm": "L"}.get(suffix, "RGB"))
+                path.unlink()
+                image.save(path.with_suffix(suffix.upper()))
+        loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
+        parts = [part.images() for part in (loaded.fit, loaded.validation, loaded.evaluation)]
+        assert sum(map(len, parts)) == 2 * len(SUFFIXES)
 
     def test_a_truncated_image_is_named(self, tmp_path: Path) -> None:
         write_folder(tmp_path, classes=2, images=20, size=64)
