@@ -245,7 +245,11 @@ def list_(what: str, results: str) -> None:
 @click.argument("attack")
 @errors_in_one_line
 def describe(attack: str) -> None:
-    """Show a method: what it is, and its options for 'advbench run'."""
+    """Show a method: what it is, and its options for 'advbench run'.
+
+    A default that depends on the run is given by what decides it (the goal, whether there is a bound, the images' size,
+    the target), with the values that this gives in some settings. A result's record has the values that it was made by.
+    """
     Screen().show(describe_attack(attack))
 
 

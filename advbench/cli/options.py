@@ -1,14 +1,17 @@
 """Options that several commands share, and those that come from a method's own fields."""
 
 import functools
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from advbench.errors import InvalidConfig, UnknownName
+from advbench.errors import AdvbenchError, InvalidConfig, UnknownName
 from advbench.registry import ATTACKS
 
 if TYPE_CHECKING:
@@ -239,6 +242,7 @@ def describe_attack(attack: str) -> "RenderableType":
     name = attack if baseline is None else baseline.attack.name
     entry, kind = ATTACKS.entry(name), ATTACKS.load(name)
     presets = {**entry.presets, **(baseline.attack.parameters if baseline else {})}
+    left_open = _left_open(name, baseline.attack.parameters if baseline else {})
     text, _, _ = kind.__doc__.partition("    Args:")
     meanings = _meanings(kind)
     table = Table(box=SIMPLE_HEAD)
@@ -246,11 +250,42 @@ def describe_attack(attack: str) -> "RenderableType":
         table.add_column(column, no_wrap=column == "option")
     for known, field in kind.model_fields.items():
         default = presets.get(known, "required" if field.is_required() else field.default)
-        table.add_row(f"--{_option(known, field)}", "-" if default is None else str(default), meanings.get(known, ""))
+        shown = left_open[known] if default is None else str(default)
+        table.add_row(f"--{_option(known, field)}", shown, meanings.get(known, ""))
     lines = [line.removeprefix("    ") for line in text.strip().splitlines()]
     title = entry.summary if baseline is None else f"{baseline.title}, by {name}"
     origin = "" if baseline is None else _origin(baseline)
     return Group(Text(f"{attack}: {title}\n", style="bold"), Text("\n".join(lines)), table, Text(origin))
+
+
+def _left_open(attack: str, options: dict[str, Any]) -> dict[str, str]:
+    """What fills in the fields that a method leaves open: which parts of the setting, and the values they gave."""
+    from advbench.methods import Setting, build_method
+    from advbench.threat import Budget
+
+    resolved = {}
+    with suppress(AdvbenchError):  # an option without any default is required
+        method = build_method(attack, options)
+        for place in itertools.product(sorted(method.goals), (None, 0.1), (32, 224), ("resnet18", "vgg16")):
+            goal, epsilon, size, target = place
+            with suppress(AdvbenchError):  # some need a bound
+                budget = Budget(norm=min(method.norms), epsilon=epsilon)
+                resolved[place] = dict(method.resolve(Setting(goal, budget, size, target)))
+    found = {}
+    for name in ATTACKS.load(attack).model_fields:
+        values = {place: "-" if fields[name] is None else str(fields[name]) for place, fields in resolved.items()}
+        by = [part for number, part in enumerate(("goal", "bound", "size", "target")) if _differ(values, number)]
+        distinct = ", ".join(dict.fromkeys(values.values())) or "-"
+        found[name] = f"by {', '.join(by)} ({distinct})" if by else distinct
+    return found
+
+
+def _differ(values: Mapping[tuple[Any, ...], str], number: int) -> bool:
+    """Whether values differ between places that differ in the part of this number alone."""
+    alike: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for place, value in values.items():
+        alike[place[:number] + place[number + 1 :]].add(value)
+    return any(len(found) > 1 for found in alike.values())
 
 
 def _origin(baseline: "Baseline") -> str:

@@ -292,6 +292,21 @@ class TestLists:
             option = (field.alias or name).replace("_", "-")
             assert f"--{option}" in shown
 
+    @pytest.mark.parametrize(
+        ("attack", "option", "default"),
+        [
+            ("pgn-b", "objective", "by goal, size (logistic, least-squares)"),
+            ("pgn-b", "discriminator", "by target (resnet34, resnet18)"),
+            ("pgn-b", "gamma", "by goal, bound (3.0, 0.0, 0.0001)"),
+            ("pgn-b", "label-aware", "True"),  # whatever the setting
+            ("pgn-b", "patience", "-"),  # nothing fills it in
+            ("gap-universal", "valid-pixels", "True"),  # it needs a bound
+        ],
+    )
+    def test_a_default_says_what_it_depends_on(self, attack: str, option: str, default: str) -> None:
+        (row,) = re.findall(rf"^  --{option} .*$", call("describe", attack).stdout, flags=re.MULTILINE)
+        assert re.split(r"\s{2,}", row.strip())[1] == default
+
 
 def test_probe_says_what_the_encoder_knows_by_itself(pgn: dict[str, Any], fgsm: dict[str, Any], results: Path) -> None:
     """Of an encoder with random weights: on the digits, more than chance and less than a network learns."""
