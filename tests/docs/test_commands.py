@@ -163,6 +163,8 @@ class Terminal:
     def _understand(self, words: list[str]) -> None:
         if words[0] == "advbench":
             understand(words[1:])
+        elif words[0] == "sbatch":  # what it would run comes last
+            self._understand(shlex.split(words[-1]))
         elif words[0] not in ("ray", "export"):
             self._other(words)
 
