@@ -1,6 +1,7 @@
 """What docs/ repeats of the code is what the code says, and the site is built without a warning."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,13 @@ def test_every_metric_is_defined() -> None:
     text = (ROOT / "docs/metrics.md").read_text()
     undefined = [name for name in Metrics.model_fields if f"`{name}`" not in text and not name.endswith("_interval")]
     assert not undefined
+
+
+def test_every_environment_variable_is_told() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "advbench").rglob("*.py"))
+    read = set(re.findall(r"ADVBENCH_\w+", source))
+    told = re.findall(r"^\| `(ADVBENCH_\w+)` \|", (ROOT / "docs/index.md").read_text(), flags=re.MULTILINE)
+    assert sorted(told) == sorted(read)
 
 
 def test_the_example_is_short() -> None:
