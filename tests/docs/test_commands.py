@@ -4,6 +4,7 @@ A comment above a block says what cannot be expected of a test: ``not run: WHY``
 exist), ``slow: WHY`` (run as it stands only, with ``-m slow``), and ``fails: WHY`` (it ends with exit code 1).
 """
 
+import importlib
 import itertools
 import os
 import re
@@ -217,6 +218,7 @@ class Terminal:
                 shutil.copy(file, with_sources)
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
         subprocess.run([*install, "--target", str(self._site), str(with_sources)], check=True, capture_output=True)
+        importlib.invalidate_caches()  # it may have been looked for before there was such a folder
         forget_names()
 
 
