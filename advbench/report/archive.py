@@ -213,6 +213,13 @@ def _circumstances(records: Sequence[CellRecord]) -> str:
         return ""
     found: list[Mapping[str, Any]] = [record.environment for record in records]
     devices = sorted({f"{each.get('device')}, {each.get('processors')} processors" for each in found})
-    revisions = sorted({str((each.get("git") or {}).get("revision", "unknown"))[:12] for each in found})
+    revisions = sorted({_revision(each.get("git")) for each in found})
     days = sorted(record.created[:10] for record in records)
     return f"Device: {'; '.join(devices)}. Revision: {', '.join(revisions)}. Run {days[0]} to {days[-1]}."
+
+
+def _revision(git: Mapping[str, Any] | None) -> str:
+    """The checkout that a run was started in, and whether it had changes of its own."""
+    if git is None:
+        return "unknown"
+    return f"{git['revision'][:12]}{' with changes' if git['changed'] else ''}"

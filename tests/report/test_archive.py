@@ -1,5 +1,6 @@
 """Reports as folders: whole, the same everywhere, and made again from their own records."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,16 @@ def test_a_changed_answer_changes_the_tables(place: Path, tmp_path: Path) -> Non
     pq.write_table(kept.set_column(column, "valid_prediction", wrong), tmp_path / "samples.parquet")
     assert Archive(place / "report").pages()["README.md"] == (place / "report" / "README.md").read_text()
     assert "| 0.0 [0.0, 16.1]" in Archive(tmp_path).pages()["README.md"]
+
+
+def test_a_changed_checkout_is_named(place: Path, tmp_path: Path) -> None:
+    shutil.copy(place / "report" / "samples.parquet", tmp_path)
+    manifest = json.loads((place / "report" / "manifest.json").read_text())
+    kept = [run["record"] for run in manifest["runs"] if run["record"]]
+    for record, changed in zip(kept, (True, False), strict=True):
+        record["environment"]["git"] = {"revision": "0123456789abcdef", "changed": changed}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert "Revision: 0123456789ab, 0123456789ab with changes." in Archive(tmp_path).pages()["README.md"]
 
 
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
