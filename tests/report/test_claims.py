@@ -1,0 +1,136 @@
+"""The page of the paper's claims, which is written by hand: its tables say what the reports' records say."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from advbench.report.answers import answers_of
+from advbench.report.archive import Archive
+from advbench.results import CellRecord
+from advbench.types import Goal, Status
+
+FOLDER = Path(__file__).parents[2] / "reports" / "butterfly"
+BOUND = "linf 16/255"
+TARGETS = ("DenseNet169", "ResNet50", "ResNet101", "VGG16")
+
+STRENGTH = (
+    ("table2-hours", "noise"),
+    ("table2-hours", "FGSM, transferred"),
+    ("table2-hours", "MI-FGSM, transferred; PGD, transferred"),
+    ("table2-hours", "Proposed-B"),
+    ("labels-hours", "Proposed-B, all three"),
+    ("table2-hours", "UAP"),
+    ("table2-hours", "EHA"),
+    ("labels-hours", "PGD"),
+)
+"""By row of both tables of methods: the report's folder, and the methods of its cells."""
+
+SEEN = (
+    ("stl-10", "saw 1,000"),
+    ("stl-10", "saw all"),
+    ("imagenet-10", "saw all"),
+    ("imagenet-10", "saw all, from STL-10"),
+)
+"""By row: the dataset and the target, as the report of what the target saw names them."""
+
+ABLATED = {
+    Goal.DEGRADE: (
+        "recipe", "no warm-up, 6 more epochs", "D learns the verdict", "D from ImageNet", "D fixed after the warm-up",
+        "G at the image's size", "G at 224 pixels", "least squares", "WGAN-GP",
+    ),
+    Goal.ENHANCE: ("recipe", "D fixed after the warm-up", "G at the image's size", "G at 224 pixels"),
+}  # fmt: skip
+"""By row: the ablation's methods."""
+
+
+@functools.cache
+def archive(report: str) -> Archive:
+    return Archive(FOLDER / report)
+
+
+def found(report: str, **names: str) -> CellRecord | None:
+    """The one result of a report's cells of these names; None where it was not run."""
+    runs = [run for run in archive(report).manifest.runs if names.items() <= {**run.names}.items()]
+    assert len(runs) == 1, f"{report} has {len(runs)} cells {names}"
+    record = runs[0].record
+    return record if record is not None and record.status is Status.OK else None
+
+
+def percent(share: float | None) -> str:
+    return "not run" if share is None else f"{100 * share:.1f}"
+
+
+def turned(report: str, **names: str) -> float | None:
+    record = found(report, **names)
+    return None if record is None else answers_of([record], archive(report))[record.key].turned(record.spec.goal)
+
+
+def accuracy(report: str, version: str, **names: str) -> float | None:
+    record = found(report, **names)
+    return None if record is None else getattr(record.metrics, f"{version}_accuracy")
+
+
+def rows_under(first: str, number: int = 0) -> list[list[str]]:
+    """The cells of the rows of one of the page's tables, without bold: that whose head starts so, of several."""
+    tables = [table.splitlines() for table in (FOLDER / "README.md").read_text().split("\n\n") if table.startswith("|")]
+    table = [lines for lines in tables if lines[0].startswith(f"| {first} |")][number]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in (table[0], *table[2:])]
+
+
+def test_what_each_method_turns() -> None:
+    _, *rows = rows_under("the attacker may", 0)
+    assert len(rows) == len(STRENGTH)
+    for (label, *cells), (report, methods) in zip(rows, STRENGTH, strict=True):
+        for cell, target in zip(cells, TARGETS, strict=True):
+            own = {"target": target, "budget": BOUND, "goal": "degrade"}
+            expected = [percent(turned(report, method=method, **own)) for method in methods.split("; ")]
+            assert cell.split("; ") == expected, f"{label}, {target}"
+
+
+def test_what_accuracy_is_left() -> None:
+    head, *rows = rows_under("the attacker may", 1)
+    transferred = ("table2-hours", "FGSM, transferred; MI-FGSM, transferred; PGD, transferred")
+    bounded = [STRENGTH[0], transferred, *STRENGTH[3:]]
+    assert len(rows) == len(bounded) + 2
+    for (label, *cells), (report, methods) in zip(rows, bounded, strict=False):
+        for cell, target in zip(cells, TARGETS, strict=True):
+            own = {"target": target, "budget": BOUND, "goal": "degrade"}
+            expected = [percent(accuracy(report, "valid", method=method, **own)) for method in methods.split("; ")]
+            assert cell.split(", ") == expected, f"{label}, {target}"
+    for (label, *cells), version in zip(rows[-2:], ("raw", "uint8"), strict=True):
+        for cell, target in zip(cells, TARGETS, strict=True):
+            left = accuracy("table2-hours", version, method="Proposed-B", target=target, budget="unbounded")
+            assert cell == percent(left), f"{label}, {target}"
+    for cell, target in zip(head[1:], TARGETS, strict=True):
+        clean = accuracy("table2-hours", "clean", method="noise", target=target, budget=BOUND)
+        assert cell.split(", ")[1].removesuffix(" clean") == percent(clean)
+
+
+def test_what_the_target_saw() -> None:
+    _, *rows = rows_under("the target", 0)
+    for (label, *cells), (dataset, target) in zip(rows, SEEN, strict=True):
+        own = {"dataset": dataset, "target": target}
+        bounded, free = {**own, "budget": BOUND}, {**own, "budget": "unbounded"}
+        assert cells == [
+            percent(accuracy("targets", "clean", method="noise", goal="degrade", **bounded)),
+            percent(accuracy("targets", "valid", method="noise", goal="degrade", **bounded)),
+            percent(accuracy("targets", "valid", method="Proposed-B", goal="degrade", **bounded)),
+            percent(accuracy("targets", "raw", method="Proposed-B", goal="degrade", **free)),
+            percent(accuracy("targets", "valid", method="Proposed-B", goal="enhance", **bounded)),
+            percent(accuracy("targets", "raw", method="Proposed-B", goal="enhance", **free)),
+        ], label
+
+
+@pytest.mark.parametrize("goal", Goal)
+def test_what_each_part_of_the_recipe_is_worth(goal: Goal) -> None:
+    _, *rows = rows_under(f"to {goal.value}", 0)
+    best = min if goal is Goal.DEGRADE else max
+    for (label, *cells), method in zip(rows, ABLATED[goal], strict=False):
+        record = found("ablation", method=method, goal=goal.value)
+        assert record is not None
+        assert record.metrics is not None
+        validation = best(epoch["validation_accuracy"] for epoch in record.history)
+        assert cells == [percent(validation), percent(record.metrics.valid_accuracy)], label
+    left = rows[len(ABLATED[goal]) :]
+    assert [label for label, *_ in left] == (["nothing; random signs"] if goal is Goal.DEGRADE else [])
