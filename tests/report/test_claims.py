@@ -20,6 +20,7 @@ STRENGTH = (
     ("table2-hours", "MI-FGSM, transferred; PGD, transferred"),
     ("table2-hours", "Proposed-B"),
     ("labels-hours", "Proposed-B, all three"),
+    ("labels-longer", "FGSM, substitute; PGD, substitute"),
     ("table2-hours", "UAP"),
     ("table2-hours", "EHA"),
     ("labels-hours", "PGD"),
@@ -50,8 +51,11 @@ def archive(report: str) -> Archive:
 
 
 def found(report: str, **names: str) -> CellRecord | None:
-    """The one result of a report's cells of these names; None where it was not run."""
-    runs = [run for run in archive(report).manifest.runs if names.items() <= {**run.names}.items()]
+    """The one result of a report's cells of these names; None where it was not run, or the report lacks the target."""
+    every = archive(report).manifest.runs
+    if names["target"] not in {run.names["target"] for run in every}:
+        return None
+    runs = [run for run in every if names.items() <= {**run.names}.items()]
     assert len(runs) == 1, f"{report} has {len(runs)} cells {names}"
     record = runs[0].record
     return record if record is not None and record.status is Status.OK else None
@@ -127,7 +131,7 @@ def test_what_each_part_of_the_recipe_is_worth(goal: Goal) -> None:
     _, *rows = rows_under(f"to {goal.value}", 0)
     best = min if goal is Goal.DEGRADE else max
     for (label, *cells), method in zip(rows, ABLATED[goal], strict=False):
-        record = found("ablation", method=method, goal=goal.value)
+        record = found("ablation", target="DenseNet169", method=method, goal=goal.value)
         assert record is not None
         assert record.metrics is not None
         validation = best(epoch["validation_accuracy"] for epoch in record.history)
