@@ -72,6 +72,7 @@ class TestFirstDoubling:
         found, expected = own(maps), F.conv_transpose2d(maps, own.weight, stride=2, padding=1)
         weights = torch.randn_like(expected)
         assert found.shape == (2, 4, 2 * size[0], 2 * size[1])
+        assert own(maps[:0]).shape == found[:0].shape
         assert torch.allclose(found, expected, atol=1e-5)
         pairs = [torch.autograd.grad((result * weights).sum(), (maps, own.weight)) for result in (found, expected)]
         for mine, theirs in zip(*pairs, strict=True):

@@ -184,10 +184,9 @@ class FirstDoubling(nn.ConvTranspose2d):
         batch, channels, height, width = maps.shape
         weights = self.weight.permute(0, 2, 3, 1).reshape(channels, -1)  # no copy where channels are last
         columns = maps.permute(0, 2, 3, 1).reshape(-1, channels) @ weights
-        area = self.kernel_size[0] * self.kernel_size[1]
-        columns = (
-            columns.reshape(batch, height * width, area, -1).permute(0, 3, 2, 1).reshape(batch, -1, height * width)
-        )
+        area, places = self.kernel_size[0] * self.kernel_size[1], height * width
+        columns = columns.reshape(batch, places, area, self.out_channels).permute(0, 3, 2, 1)
+        columns = columns.reshape(batch, self.out_channels * area, places)
         return F.fold(columns, (2 * height, 2 * width), self.kernel_size, stride=self.stride, padding=self.padding)  # type: ignore[arg-type]
 
 
