@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -77,8 +78,8 @@ def accuracy(report: str, version: str, **names: str) -> float | None:
 
 def rows_under(first: str, number: int = 0) -> list[list[str]]:
     """The cells of the rows of one of the page's tables, without bold: that whose head starts so, of several."""
-    tables = [table.splitlines() for table in (FOLDER / "README.md").read_text().split("\n\n") if table.startswith("|")]
-    table = [lines for lines in tables if lines[0].startswith(f"| {first} |")][number]
+    parts = [dedent(part).splitlines() for part in (FOLDER / "README.md").read_text().split("\n\n")]
+    table = [lines for lines in parts if lines and lines[0].startswith(f"| {first} |")][number]
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in (table[0], *table[2:])]
 
 
@@ -138,3 +139,20 @@ def test_what_each_part_of_the_recipe_is_worth(goal: Goal) -> None:
         assert cells == [percent(validation), percent(record.metrics.valid_accuracy)], label
     left = rows[len(ABLATED[goal]) :]
     assert [label for label, *_ in left] == (["nothing; random signs"] if goal is Goal.DEGRADE else [])
+
+
+def test_fits_of_the_same_target() -> None:
+    _, *rows = rows_under("test accuracy, and validation accuracy of the epoch that was chosen")
+    fits = (
+        ("labels-hours", "Proposed-B, all three"),
+        ("labels-longer", "Proposed-B, faster discriminator"),
+        ("labels-longer", "Proposed-B, and eight epochs"),
+    )
+    for (label, *cells), (report, method) in zip(rows, fits, strict=True):
+        for cell, target in zip(cells, ("ResNet50", "VGG16"), strict=True):
+            record = found(report, target=target, goal="degrade", method=method)
+            if record is None or record.metrics is None:
+                assert cell == "not run"
+                continue
+            validation = min(epoch["validation_accuracy"] for epoch in record.history)
+            assert cell == f"{percent(record.metrics.valid_accuracy)}; {percent(validation)}", f"{label}, {target}"
