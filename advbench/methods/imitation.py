@@ -15,7 +15,7 @@ from advbench.progress import Task
 from advbench.targets import epoch_batches
 from advbench.tensors import Images, Labels
 
-__all__ = ["Imitation", "Substitution", "altered"]
+__all__ = ["Imitation", "Substitution", "altered", "mirrored_and_shifted"]
 
 SHIFT, DARKEST, BRIGHTEST, TINT = 1 / 8, 0.6, 1.4, 0.15
 """Of the image's side; of its brightness; of the pixel range."""
@@ -98,16 +98,21 @@ class Substitution(Imitation):
 
 def altered(images: Images) -> Images:
     """Mirror, shift, light, tint and mix images at random, ``(batch, channels, height, width)`` in [0, 1]."""
-    count, device = len(images), images.device
+    images = mirrored_and_shifted(images)
+    light = DARKEST + (BRIGHTEST - DARKEST) * _chance(images)
+    images = (images * light + 2 * TINT * (_chance(images, images.shape[1]) - 0.5)).clamp(0, 1)
+    second = MIXED_AT_MOST * _chance(images) * (_chance(images) < MIXED_SHARE)
+    return torch.lerp(images, images[torch.randperm(len(images)).to(images.device)], second)
 
-    def chance(channels: int = 1) -> torch.Tensor:
-        return torch.rand(count, channels, 1, 1).to(device)
 
-    images = torch.where(chance() < 0.5, images.flip(3), images)
+def mirrored_and_shifted(images: Images) -> Images:
+    """Mirror each image by chance, and shift all alike, round the edges, ``(batch, channels, height, width)``."""
+    images = torch.where(_chance(images) < 0.5, images.flip(3), images)
     reach = int(SHIFT * images.shape[-1])
     shifts = torch.randint(-reach, reach + 1, (2,)).tolist()
-    images = images.roll(tuple(shifts), (2, 3))
-    light = DARKEST + (BRIGHTEST - DARKEST) * chance()
-    images = (images * light + 2 * TINT * (chance(images.shape[1]) - 0.5)).clamp(0, 1)
-    second = MIXED_AT_MOST * chance() * (chance() < MIXED_SHARE)
-    return torch.lerp(images, images[torch.randperm(count).to(device)], second)
+    return images.roll(tuple(shifts), (2, 3))
+
+
+def _chance(images: Images, channels: int = 1) -> Tensor:
+    """Numbers in [0, 1), ``(batch, channels, 1, 1)``."""
+    return torch.rand(len(images), channels, 1, 1).to(images.device)

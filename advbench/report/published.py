@@ -191,6 +191,7 @@ _GAME = {
     "discriminator_steps": 1,
     "generator_steps": 1,
     "replay": 0,
+    "augment": False,
     "train_generator": "all",
     "decoder_width": 1.0,
     "generator_size": BUTTERFLY_SIZE,

@@ -27,6 +27,7 @@ class Recipe(Schedule):
     discriminator_steps: int
     generator_steps: int
     replay: int
+    augment: bool
     discriminator_learning_rate: float
 
 

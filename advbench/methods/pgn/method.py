@@ -73,6 +73,8 @@ class PGN(GeneratorMethod):
             and ask the target nothing.
         replay: From how many past steps of the epoch one is drawn for the discriminator to learn from again, with the
             answers that the target gave then; 0 in the paper. It costs no queries.
+        augment: Whether each step mirrors and shifts its images at random, so that no epoch shows an image as the last
+            did; no in the paper. What counts as turned is then told by the target's answers to the images as they are.
     """
 
     variant: Literal["50", "101", "b"] = "b"
@@ -90,6 +92,7 @@ class PGN(GeneratorMethod):
     discriminator_steps: int | None = Field(default=None, ge=0)
     generator_steps: int = Field(default=1, ge=1)
     replay: int | None = Field(default=None, ge=0)
+    augment: bool = False
 
     def resolve(self, setting: Setting) -> Self:
         """Choose the profile by image size and the recipe by goal, and fill in every field that is None."""
@@ -218,6 +221,7 @@ class PGN(GeneratorMethod):
             discriminator_steps=filled(self.discriminator_steps),
             generator_steps=self.generator_steps,
             replay=filled(self.replay),
+            augment=self.augment,
             discriminator_learning_rate=filled(self.discriminator_learning_rate),
         )
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from advbench.access import Access
 from advbench.methods.base import Context, TrainingImages
+from advbench.methods.imitation import mirrored_and_shifted
 from advbench.methods.pgn.lessons import Lesson, Recipe, discriminator_loss, features_of
 from advbench.methods.pgn.networks import Discriminator, Generator
 from advbench.methods.pgn.trainer import GameFigures, GameFit
@@ -49,6 +50,7 @@ class Fit(GameFit):
         features of J that D's frozen body makes serve D's update and G's. The same numbers with fewer passes.
         """
         recipe, discriminator, encoder_frozen = self.recipe, self.discriminator, self.generator.is_encoder_frozen
+        images = mirrored_and_shifted(images) if recipe.augment else images
         with self.fabric.autocast():
             maps = self.generator.maps(images)
             perturbation = self.generator.perturbation(maps, images)
