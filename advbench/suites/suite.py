@@ -71,7 +71,7 @@ OPTION_AXES = ("datasets", "targets", "threats", "budgets", "methods")
 """Those whose places are sets of options."""
 
 USE = "use"
-"""The option of a place that names the set of options it builds on."""
+"""The option of a place that names the set of options it builds on, or several, of which the last wins."""
 
 Options = dict[str, str | int | float | bool | list[str | int | float]]
 """Options of ``advbench run`` by their long names, without the dashes."""
@@ -131,8 +131,8 @@ class Suite(BaseModel):
         title: For people.
         question: What it is to answer.
         defaults: Options of every run.
-        sets: Options that several places share: one that says ``use = "NAME"`` has them,
-            and what it says itself goes before.
+        sets: Options that several places share: one that says ``use = "NAME"``, or
+            ``use = ["NAME", "NAME"]``, has them, and what it says itself goes before.
         datasets: Option sets by name; likewise the others. An axis that is left out is not varied.
         targets: The classifiers.
         threats: What is granted.
@@ -178,8 +178,10 @@ class Suite(BaseModel):
                 continue
             options = dict(self.defaults)
             for axis, place in zip(axes, places, strict=True):
-                own = dict(sets[axis][place])
-                options |= self.sets.get(str(own.pop(USE, None)), {}) | own
+                own = sets[axis][place]
+                for used in _used(own):
+                    options |= self.sets[used]
+                options |= {option: value for option, value in own.items() if option != USE}
             yield SuiteCell(names, options)
 
     def located(self, cell: "SuiteCell", option: str, complaint: str) -> str:
@@ -190,8 +192,8 @@ class Suite(BaseModel):
             own: Options = getattr(self, axis).get(place, {})
             if option in own:
                 where = [axis, str(place), option]
-            elif option in self.sets.get(str(own.get(USE)), {}):
-                where = ["sets", str(own[USE]), option]
+            elif giving := [used for used in _used(own) if option in self.sets[used]]:
+                where = ["sets", giving[-1], option]
         return self._file.located(where, complaint) if self._file else complaint
 
     @property
@@ -231,6 +233,11 @@ class SuiteCell:
 
 def _matches(names: Mapping[str, Any], unwanted: Mapping[str, Any]) -> bool:
     return all(any(_fits(names.get(axis), wanted) for wanted in _listed(own)) for axis, own in unwanted.items())
+
+
+def _used(own: Mapping[Any, Any]) -> list[str]:
+    """The sets that a place builds on."""
+    return [str(name) for name in _listed(own.get(USE, []))]
 
 
 def _fits(name: Any, wanted: Any) -> bool:
@@ -289,8 +296,9 @@ def _dangling(suite: Suite) -> Iterator[tuple[list[str], str]]:
     """Names that stand for nothing: where, and what to say of it."""
     for axis in OPTION_AXES:
         for place, options in getattr(suite, axis).items():
-            if USE in options and options[USE] not in suite.sets:
-                yield [axis, place, USE], f"'{place}' uses the set '{options[USE]}', which is not there"
+            for used in _used(options):
+                if used not in suite.sets:
+                    yield [axis, place, USE], f"'{place}' uses the set '{used}', which is not there"
     known: dict[str, list[Any]] = {
         "goal": [str(goal) for goal in suite.goals],
         "seed": suite.seeds,

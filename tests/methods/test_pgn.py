@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advbench.access import QueryLedger, fit_access
+from advbench.access import Access, QueryLedger, fit_access
 from advbench.bench import build_method
 from advbench.checkpoint import Checkpoint
 from advbench.datasets import Dataset
@@ -472,6 +472,41 @@ class TestStep:
         Setup(digits, target, generator_steps=steps, epochs=2).fit()
         assert shares == pytest.approx([(1 + math.cos(math.pi * done / 6)) / 2 for done in range(6)])
 
+    @pytest.mark.parametrize("augment", [False, True])
+    def test_fit_images_are_mirrored_and_shifted_where_asked(
+        self, augment: bool, digits: Dataset, target: ModuleTarget, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In the steps of the game, each time otherwise; not where the target says what it makes of I itself."""
+        setup = Setup(digits, target, augment=augment, **{"lambda": 1e-9})  # M is nothing: what is asked about is I
+        own = torch.cat([part.images(torch.arange(len(part))) for part in (setup.train.fit, setup.train.validation)])
+        ask, steps = Access.labels, []
+
+        def watched(access: Access, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            if setup.ledger.queries[rows].max() and rows.max() < 96:  # the first question is about I itself
+                steps.append((own[rows], images))
+            else:
+                torch.testing.assert_close(images, own[rows])
+            return ask(access, images, rows)
+
+        monkeypatch.setattr(Access, "labels", watched)
+        setup.fit()
+        assert len(steps) == 9
+        moved = {self._movement(images, seen) for images, seen in steps}
+        assert all(len(mirrored) == 32 for mirrored, _ in moved), "a step saw something else than a moved fit image"
+        assert (moved == {((False,) * 32, (0, 0))}) is not augment
+        assert len(moved) == (9 if augment else 1), "two steps moved their images alike"
+
+    @staticmethod
+    def _movement(images: torch.Tensor, seen: torch.Tensor) -> tuple[tuple[bool, ...], tuple[int, int]]:
+        """Which images of a batch are mirrored, and by how many pixels all are shifted, to be what was seen."""
+        reach = range(-4, 5)
+        for shift in ((down, right) for down in reach for right in reach):
+            versions = torch.stack([images, images.flip(3)]).roll(shift, (3, 4))
+            is_version = (versions - seen).abs().flatten(2).amax(dim=2) < 1e-6
+            if is_version.any(dim=0).all():
+                return tuple((~is_version[0]).tolist()), shift
+        return (), (0, 0)
+
     def test_what_fitting_asks_is_counted(self, digits: Dataset, target: ModuleTarget) -> None:
         setup = Setup(digits, target, epochs=2)
         setup.fit()
@@ -606,7 +641,11 @@ class TestFit:
 
     @pytest.mark.parametrize(
         ("goal", "options"),
-        [(Goal.DEGRADE, {}), (Goal.ENHANCE, {}), (Goal.DEGRADE, {**TestWarmUp.OPTIONS, "warm_up_epochs": 1})],
+        [
+            (Goal.DEGRADE, {"augment": True}),
+            (Goal.ENHANCE, {}),
+            (Goal.DEGRADE, {**TestWarmUp.OPTIONS, "warm_up_epochs": 1}),
+        ],
     )
     def test_killed_after_any_epoch_it_ends_in_the_same_numbers(
         self, goal: Goal, options: dict[str, Any], digits: Dataset, target: ModuleTarget, tmp_path: Path,

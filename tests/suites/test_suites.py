@@ -92,6 +92,7 @@ class TestFile:
             ("epsilon = 0.1", "epsilon = ", 12, "line 12"),
             ("[scales.paper.defaults]", "[scales]\npaper = 3", 27, "expected a table for each name"),
             ("seeds = [0, 1]", 'scale = ["paper"]', 2, "expected the name of one of the scales"),
+            ('attack = "fgsm"', 'use = ["one", "gone"]\n[sets.one]\nsteps = 1', 20, "uses the set 'gone'"),
         ],
     )
     def test_what_is_wrong_is_named_with_its_line(
@@ -119,6 +120,26 @@ class TestFile:
             "fgsm", {"label": "predicted"}, 1, 0.1,
         )  # fmt: skip
 
+    def test_of_several_sets_the_last_wins_and_the_place_before_all(self, suite: Path) -> None:
+        sets = """
+[sets.one]
+attack = "pgd"
+steps = 1
+restarts = 1
+
+[sets.two]
+steps = 2
+restarts = 2
+
+[methods.both]
+use = ["one", "two"]
+restarts = 3
+"""
+        suite.write_text(SUITE + sets)
+        cells = {str(cell): cell.options for cell in load_suite(suite).cells()}
+        options = cells["small, linf 0.1, degrade, both, 0"]
+        assert (options["attack"], options["steps"], options["restarts"]) == ("pgd", 2, 3)
+
 
 class TestPlan:
     def test_what_cannot_run_says_why_and_nothing_is_trained(self, suite: Path, home: Path, tmp_path: Path) -> None:
@@ -139,6 +160,12 @@ class TestPlan:
             ('label = "predicted"', 'lable = "true"', 21, "did you mean '--label'"),
             ("limit = 10", "limit = 10\nepslon = 0.3", 6, "--epslon"),
             ('attack = "fgsm"', 'use = "shared"\nattack = "fgsm"\n\n[sets.shared]\nsharp = false', 24, "--no-sharp"),
+            (
+                'attack = "fgsm"',
+                'use = ["a", "b"]\nattack = "fgsm"\n\n[sets.a]\nsharp = true\n\n[sets.b]\nsharp = false',
+                27,
+                "--no-sharp",
+            ),
             ('attack = "fgsm"', 'attack = "fgms"', 20, "did you mean 'fgsm'"),
             ("limit = 10", "limit = 1", 5, "1 is not in the range x>=2"),
             ("limit = 10", "limit = 10\nimage-size = 7", 6, "7 is not in the range 8<=x<=1024"),
