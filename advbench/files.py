@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,12 +134,25 @@ def _sync(folder: Path) -> None:
                 os.fsync(opened.fileno())
 
 
+@dataclass
+class Scratch:
+    """A folder for checkpoints.
+
+    Args:
+        path: Where.
+        is_kept: Whether it stays once its context ends, because what it was for is still to be done.
+    """
+
+    path: Path
+    is_kept: bool = False
+
+
 @contextmanager
-def scratch_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
+def scratch_folder(path: Path, *, wait: bool = True) -> Iterator[Scratch]:
     """Give a folder for checkpoints to one process at a time, on whatever machine.
 
-    It outlives a kill, and is removed once the context ends without an error. The lock on it is the operating
-    system's, and goes with its process.
+    It outlives a kill, and is removed once the context ends without an error, unless it is to be kept. The lock on it
+    is the operating system's, and goes with its process.
 
     Args:
         path: The folder.
@@ -160,7 +174,9 @@ def scratch_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror or error}; choose a folder that is writable"
         ) from error
     try:
-        yield path
-        shutil.rmtree(path, ignore_errors=True)
+        scratch = Scratch(path)
+        yield scratch
+        if not scratch.is_kept:
+            shutil.rmtree(path, ignore_errors=True)
     finally:
         lock.release()

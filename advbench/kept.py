@@ -35,7 +35,8 @@ def kept_folder(name: str) -> Iterator[tuple[Path, Path]]:
     """
     named = os.environ.get("ADVBENCH_HOME", "")
     folder = home() / name
-    with scratch_folder(home() / "work" / folder.name) as work:
+    with scratch_folder(home() / "work" / folder.name) as scratch:
+        work = scratch.path
         if not is_url(named):
             yield folder, work
             return

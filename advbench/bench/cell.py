@@ -16,7 +16,7 @@ from advbench.bench.diagnose import flags_that_concern, loss_flags
 from advbench.bench.evaluate import Evaluation, evaluate
 from advbench.bench.request import FirstLook, Prepared, RunRequest, Workshop, prepare
 from advbench.bench.summary import phase, summarise
-from advbench.errors import AdvbenchError, BudgetSpent, StorageError
+from advbench.errors import AdvbenchError, BudgetSpent, FitDiverged, StorageError
 from advbench.files import digest, home
 from advbench.kept import kept_folder
 from advbench.methods import Context, Perturber, TrainingImages
@@ -53,8 +53,9 @@ def run_cell(
 ) -> Outcome | None:
     """Run a request, or answer it from the store.
 
-    A method that fails, asks for too much or does not fit is contained: the record says so, and has no metrics. In a
-    run over several processes, all but the first help to fit and return None.
+    A method that fails, asks for too much or does not fit is contained: the record says so, and has no metrics. A fit
+    that failed for what may not come again, such as too little memory or a target out of reach, goes on from its last
+    epoch when it is run again. In a run over several processes, all but the first help to fit and return None.
 
     Args:
         request: What to run.
@@ -75,11 +76,12 @@ def run_cell(
         if request.runtime.fabric.broadcast(None):
             _fit(prepared, progress, store.work_folder(key))
         return None
-    with _Helpers(request.runtime.fabric) as helpers, store.working(key, wait=wait) as work:
+    with _Helpers(request.runtime.fabric) as helpers, store.working(key, wait=wait) as scratch:
         found = store.finished(key)
         if found is not None:
             return Outcome(found, True, store.folder(key))
-        attempt = _run(prepared, progress, work, workshop, helpers)
+        attempt = _run(prepared, progress, scratch.path, workshop, helpers)
+        scratch.is_kept = attempt.may_go_on
         tensors = {"state": attempt.state or {}, "perturbed": attempt.perturbed, "examples": attempt.examples}
         samples = attempt.evaluation.samples if attempt.evaluation else None
         record = store.save(attempt.record, samples, tensors)
@@ -91,6 +93,7 @@ class _Attempt:
     record: CellRecord
     evaluation: Evaluation | None = None
     state: dict[str, torch.Tensor] | None = None
+    may_go_on: bool = False
 
     @property
     def perturbed(self) -> dict[str, torch.Tensor]:
@@ -135,12 +138,14 @@ def _run(prepared: Prepared, progress: Progress, work: Path, workshop: Workshop,
         return _measure(prepared, progress, work, look, helpers)
     except BudgetSpent as error:
         return _Attempt(_record(prepared, Status.BUDGET_SPENT, str(error), look))
+    except FitDiverged as error:
+        return _Attempt(_record(prepared, Status.FAILED, f"FitDiverged: {error}", look))
     except StorageError:
         raise
     except Exception as error:  # whatever a method or a target raises is its failure, never robustness
         message = str(error) if isinstance(error, AdvbenchError) else (str(error).splitlines() or [""])[0]
         reason = f"{type(error).__name__}: {message}"
-        return _Attempt(_record(prepared, Status.FAILED, reason, look))
+        return _Attempt(_record(prepared, Status.FAILED, reason, look), may_go_on=True)
 
 
 def _known_flags(prepared: Prepared, look: FirstLook) -> list[Flag]:

@@ -200,6 +200,12 @@ def _answers(target: Target, version: str, images: Images) -> Iterator[tuple[str
         yield f"{version}_prediction", predicted
         return
     scores = target.scores(images)
+    if scores.shape != (len(images), target.num_classes):
+        raise InvalidData(
+            f"the target's scores of {len(images)} images have the shape {tuple(scores.shape)}, and the dataset has "
+            f"{target.num_classes} classes: expected {(len(images), target.num_classes)}; give the target one score "
+            "for each class, in the dataset's order"
+        )
     probabilities = scores.softmax(dim=1)
     _refuse(~probabilities.isfinite().all(dim=1), f"{version} images with scores that are NaN or infinite")
     yield f"{version}_prediction", scores.argmax(dim=1)

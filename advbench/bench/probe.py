@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from advbench.bench.cell import context_of
-from advbench.bench.request import RunRequest, Workshop, prepare
+from advbench.bench.request import Workshop, prepare, request_of_record
 from advbench.datasets import LabelledImages
 from advbench.errors import InvalidConfig
 from advbench.methods import TrainingImages
@@ -57,7 +57,7 @@ def linear_probe(record: CellRecord, progress: Progress, workshop: Workshop | No
     """
     from sklearn.linear_model import LogisticRegression  # lazy: scikit-learn takes a second to import
 
-    prepared = prepare(RunRequest.model_validate(record.request), progress, workshop or Workshop())
+    prepared = prepare(request_of_record(record), progress, workshop or Workshop())
     method = prepared.method
     if not isinstance(method, GeneratorMethod):
         raise InvalidConfig(f"{record.spec.attack} has no generator whose encoder could be probed: name a pgn result")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from advbench.bench.request import RunRequest, Workshop, prepare
+from advbench.bench.request import Workshop, prepare, request_of_record
 from advbench.errors import InvalidConfig
 from advbench.progress import Progress
 from advbench.results import CellRecord
@@ -67,7 +67,7 @@ def decision_plane(
     firsts: dict[str, CellRecord] = {}
     for record in records:
         firsts.setdefault(record.spec.target.fingerprint, record)
-    prepared = [prepare(RunRequest.model_validate(record.request), progress, workshop) for record in firsts.values()]
+    prepared = [prepare(request_of_record(record), progress, workshop) for record in firsts.values()]
     evaluation = prepared[0].dataset.evaluation
     if not 0 <= image < len(evaluation):
         raise InvalidConfig(f"image {image} is not there: there are {len(evaluation)}, from 0 on")

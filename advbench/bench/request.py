@@ -7,17 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from advbench.bench.diagnose import PROBED_IMAGES, target_flags
 from advbench.bench.evaluate import Answers, clean_answers
 from advbench.datasets import FIXED, Dataset, DatasetSpec, LabelledImages, check_dataset, load_dataset
-from advbench.errors import InvalidConfig
+from advbench.errors import InvalidConfig, StorageError
 from advbench.files import code_digest, file_hash
 from advbench.methods import Method, Setting, Transfer, build_method
 from advbench.progress import Progress
 from advbench.registry import ATTACKS
-from advbench.results import CellSpec, DatasetIdentity, Flag, TargetIdentity
+from advbench.results import CellRecord, CellSpec, DatasetIdentity, Flag, TargetIdentity
 from advbench.runtime import Runtime
 from advbench.targets import (
     ClassifierSpec,
@@ -39,6 +39,7 @@ __all__ = [
     "make_target",
     "prepare",
     "request_identity",
+    "request_of_record",
     "why_incompatible",
 ]
 
@@ -101,6 +102,22 @@ class RunRequest(BaseModel):
     def _as_stored_before(cls, value: Any) -> Any:
         """Read what records held before there could be several: one surrogate or None."""
         return () if value is None else (value,) if isinstance(value, dict) else value
+
+
+def request_of_record(record: CellRecord) -> RunRequest:
+    """What was asked for when a result was made.
+
+    Raises:
+        StorageError: Another version asked for it, in words that this one does not have.
+    """
+    try:
+        return RunRequest.model_validate(record.request)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StorageError(
+            f"result {record.key[:12]} was asked for as this version cannot ask ({'.'.join(map(str, first['loc']))}: "
+            f"{first['msg']}): run it again, or use the version that made it"
+        ) from error
 
 
 def request_identity(request: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import torch
 from advbench.access import QueryLedger, perturb_access
 from advbench.bench.cell import context_of
 from advbench.bench.evaluate import clean_answers, evaluate
-from advbench.bench.request import RunRequest, prepare
+from advbench.bench.request import prepare, request_of_record
 from advbench.bench.summary import summarise
 from advbench.errors import InvalidConfig
 from advbench.files import code_digest
@@ -53,7 +53,7 @@ def verify_result(record: CellRecord, store: ResultStore, progress: Progress) ->
             f"result {record.key[:12]} has nothing to verify: it ended {record.status} ({record.reason})"
         )
     stored = store.samples(record)
-    prepared = prepare(RunRequest.model_validate(record.request), progress)
+    prepared = prepare(request_of_record(record), progress)
     broken = []
     if prepared.target.fingerprint != record.spec.target.fingerprint:
         broken.append("the target made again has other weights than the one that was attacked")

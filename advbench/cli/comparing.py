@@ -59,6 +59,7 @@ def compare(
     """
     from advbench.report import formats
     from advbench.report.compare import compare as compared
+    from advbench.report.compare import newest
     from advbench.report.published import PUBLISHED, against
     from advbench.results import ResultStore
 
@@ -73,7 +74,7 @@ def compare(
         raise InvalidConfig(f"there is nothing to compare in {results}: run something first, or name another --results")
     tables = compared(records, store, images, names) if published is None or figures is not None else []
     if published is not None:
-        rows = against(records, published)
+        rows = against(newest(records), published)
         grids = [formats.against_grid(rows, PUBLISHED[published])]
         for_programs = grids[0]
         plain = json.dumps([row.model_dump(mode="json") for row in rows], indent=2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advbench.cli.options import (
+    RATE,
     RESULTS,
     MethodOptions,
     baseline_of,
@@ -71,7 +72,7 @@ def main() -> None:
     "--via-lr",
     default=5e-4,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=RATE,
     help="Adam's rate in their training.",
 )
 @click.option("--via-epochs", default=20, show_default=True, type=click.IntRange(0), help="How long they are trained.")

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from advbench.targets import ClassifierSpec
 
 __all__ = [
+    "RATE",
     "RESULTS",
     "MethodOptions",
     "baseline_of",
@@ -42,6 +44,19 @@ RESULTS = click.option(
     help="Folder of results, or a URL that fsspec knows: s3://...",
 )
 
+
+class _Rate(click.FloatRange):
+    """A number above 0, and no NaN, which click would let pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        rate = float(super().convert(value, param, ctx))
+        if not math.isfinite(rate):
+            self.fail(f"{value} is no rate: expected a number above 0, such as 5e-4.", param, ctx)
+        return rate
+
+
+RATE = _Rate(0, min_open=True)
+
 _TARGET_OPTIONS = (
     click.option("--target", required=True, metavar="NAME", help="torchvision name, timm:NAME or MODULE:FACTORY."),
     click.option("--init", default="scratch", show_default=True, help="scratch, imagenet, or a checkpoint's path."),
@@ -50,8 +65,7 @@ _TARGET_OPTIONS = (
     click.option("--target-images", type=click.IntRange(2), metavar="N",
                  help="Fit images that the target sees. All, if left out."),
     click.option("--target-epochs", type=click.IntRange(0), help="20, or 0 for a checkpoint or one's own factory."),
-    click.option("--target-lr", default=5e-4, show_default=True, type=click.FloatRange(0, min_open=True),
-                 help="Adam's rate for the target."),
+    click.option("--target-lr", default=5e-4, show_default=True, type=RATE, help="Adam's rate for the target."),
     click.option("--target-batch", default=64, show_default=True, type=click.IntRange(2), help="Images a step."),
     click.option("--dataset", default="digits", show_default=True, help="See 'advbench list datasets'."),
     click.option("--data", type=click.Path(path_type=Path), default=Path("data"), show_default=True,

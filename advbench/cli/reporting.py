@@ -92,7 +92,8 @@ def _page(
     from advbench.report.plots import comparison_figures
     from advbench.report.run import method_names
 
-    tables = compared(records, store, names=method_names(runs))
+    names = method_names((run.names, run.record) for run in runs if run.record is not None)
+    tables = compared(records, store, names=names)
     drawings = {**comparison_figures(records, tables, store, for_page=True), **regions}
     return render_page(loaded.title, loaded.question, runs, tables, drawings, store)
 

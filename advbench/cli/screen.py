@@ -46,12 +46,12 @@ class Screen:
         from rich.progress import Progress as Bars
 
         self._bars = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             console=self._errors,
             transient=False,
         )
@@ -75,11 +75,11 @@ class Screen:
 
     def say(self, message: str) -> None:
         """Show one line on standard error."""
-        self._errors.print(message, style="yellow", highlight=False, soft_wrap=True)
+        self._errors.print(message, style="yellow", highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def show(self, what: "RenderableType") -> None:
         """Print a result on standard output."""
-        self._out.print(what, soft_wrap=isinstance(what, str))
+        self._out.print(what, soft_wrap=isinstance(what, str), markup=False, emoji=False)
 
     def pairs(self, rows: Iterable[tuple[str, str]]) -> None:
         """Print names and what they stand for."""

@@ -162,8 +162,10 @@ def _chosen(planned: "Sequence[PlannedCell]", only: Sequence[str]) -> "Sequence[
 
 def results_of(planned: "Sequence[PlannedCell]") -> "tuple[list[CellRecord], dict[str, str]]":
     """The results there are, and what their suite calls the methods, by the results' keys."""
+    from advbench.report.run import each_once, method_names
+
     done = [(cell.cell.names, cell.record) for cell in planned if cell.record is not None]
-    return [record for _, record in done], {record.key: str(names["method"]) for names, record in done}
+    return each_once(record for _, record in done), method_names(done)
 
 
 def _executor(name: str, results: str, resources: Mapping[str, Any]) -> "Executor":

@@ -40,13 +40,15 @@ class Watch:
 
     def __init__(self, cells: "Mapping[int, PlannedCell]") -> None:
         # What a cell is called gives way to the figures in a narrow terminal.
-        called = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        called = TextColumn(
+            "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        )
         figures: list[ProgressColumn] = [
             BarColumn(12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             _TimeToGo(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
         ]
 
         self._cells = cells

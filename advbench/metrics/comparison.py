@@ -41,14 +41,14 @@ def mean_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
     """A 95% interval of the mean over seeds of the share of right answers, over the draw of images.
 
     Normal, from the spread over images of each image's mean over seeds: it says nothing about other seeds. Where all
-    images agree, so that there is no spread, Wilson's for as many images.
+    images have the same mean, so that there is no spread, Wilson's for as many images of which that share is right.
 
     Args:
         right: ``(seeds, images)``.
     """
     each = right.mean(axis=0)
     if len(each) < 2 or np.ptp(each) == 0:
-        share = proportion(right[0])
+        share = proportion(np.arange(len(each)) < round(len(each) * float(each[0])))
         return share.low, share.high
     half = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5
     return max(0.0, float(each.mean()) - half), min(1.0, float(each.mean()) + half)

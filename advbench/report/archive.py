@@ -23,10 +23,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from advbench.errors import StorageError
 from advbench.files import write_text
 from advbench.report.compare import compare
-from advbench.report.formats import Grid, against_grid, as_csv, as_latex, as_markdown, cells_grid, comparison_grids
+from advbench.report.formats import (
+    Grid,
+    against_grid,
+    as_csv,
+    as_latex,
+    as_markdown,
+    cells_grid,
+    comparison_grids,
+    on_one_line,
+)
 from advbench.report.plots import Drawing, comparison_figures, save
 from advbench.report.published import PUBLISHED, against
-from advbench.report.run import Run, method_names
+from advbench.report.run import Run, each_once, method_names
 from advbench.results import CellRecord, ResultStore
 
 __all__ = ["Archive", "ArchivedFigure", "Manifest", "SuiteIdentity", "write_archive"]
@@ -96,7 +105,12 @@ class Manifest(_Model):
     @property
     def records(self) -> list[CellRecord]:
         """The results there are."""
-        return [run.record for run in self.runs if run.record is not None]
+        return each_once(run.record for run in self.runs if run.record is not None)
+
+    @property
+    def method_names(self) -> dict[str, str]:
+        """What the suite calls the methods, by the results' keys."""
+        return method_names((run.names, run.record) for run in self.runs if run.record is not None)
 
 
 class Archive:
@@ -124,7 +138,7 @@ class Archive:
     def pages(self) -> dict[str, str]:
         """The files that hold the tables, made again from the records, by name."""
         records = self.manifest.records
-        tables = compare(records, self, names=method_names(self.manifest.runs))
+        tables = compare(records, self, names=self.manifest.method_names)
         beside = {name: against(records, name) for name in PUBLISHED}
         published = {name: against_grid(rows, PUBLISHED[name]) for name, rows in beside.items() if rows}
         grids = [*comparison_grids(tables), *published.values()]
@@ -148,7 +162,7 @@ def write_archive(folder: Path, manifest: Manifest, regions: Mapping[str, Drawin
     Raises:
         StorageError: It cannot be written.
     """
-    tables = compare(manifest.records, store, names=method_names(manifest.runs))
+    tables = compare(manifest.records, store, names=manifest.method_names)
     drawings = {**comparison_figures(manifest.records, tables, store), **regions}
     told = [ArchivedFigure(name=name, title=each.title, alt=each.alt) for name, each in drawings.items()]
     manifest = manifest.model_copy(update={"figures": told, "runs": [_anywhere(run) for run in manifest.runs]})
@@ -187,11 +201,12 @@ def _answers(records: Sequence[CellRecord], store: ResultStore) -> pa.Table:
 def _readme(manifest: Manifest, grids: Sequence[Grid]) -> str:
     suite, runs = manifest.suite, manifest.runs
     scale = f", scale {suite.scale}" if suite.scale else ""
+    done = sum(run.record is not None for run in runs)
     lines = [
         f"# {suite.title}",
         "",
         *([suite.question, ""] if suite.question else []),
-        f"{len(manifest.records)} of {len(runs)} cells of `{suite.file}`{scale} have a result. Made by",
+        f"{done} of {len(runs)} cells of `{suite.file}`{scale} have a result. Made by",
         "",
         *(f"    {command}" for command in manifest.commands),
         "",
@@ -200,7 +215,7 @@ def _readme(manifest: Manifest, grids: Sequence[Grid]) -> str:
         "",
         *(as_markdown(grid) for grid in grids),
     ]
-    told = [f"- {run.name}: {run.state}: {run.reason}" for run in runs if run.record is None]
+    told = [f"- {on_one_line(f'{run.name}: {run.state}: {run.reason}')}" for run in runs if run.record is None]
     if told:
         lines += ["### Without a result", "", *told, ""]
     pictures = [[f"![{each.alt}]({FIGURES}/{each.name}.png)", "", f"*{each.title}*", ""] for each in manifest.figures]

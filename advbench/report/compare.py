@@ -13,7 +13,17 @@ from advbench.report.diagnose import comparison_flags, is_comparable
 from advbench.results import CellRecord, Flag, ResultStore
 from advbench.types import Goal, Status
 
-__all__ = ["ComparedCell", "ComparedRow", "ComparedTable", "compare", "flat", "method_label", "target_label"]
+__all__ = [
+    "ComparedCell",
+    "ComparedRow",
+    "ComparedTable",
+    "compare",
+    "flat",
+    "method_label",
+    "newest",
+    "target_label",
+    "told_apart",
+]
 
 SIGNIFICANT = 0.05
 
@@ -90,6 +100,7 @@ class ComparedTable(_Model):
         version: Which images the accuracies are on.
         methods: The columns, in order.
         attacks: What a column with a name of its own is, by that name.
+        oracles: The columns that were shown the truth.
         rows: One a target.
     """
 
@@ -102,6 +113,7 @@ class ComparedTable(_Model):
     version: Version
     methods: list[str]
     attacks: dict[str, str] = {}
+    oracles: list[str] = []
     rows: list[ComparedRow]
 
 
@@ -119,7 +131,7 @@ def compare(
         version: Which images count; by default raw in the unbounded protocol and valid under a budget.
         names: What a suite calls the methods, by the results' keys; others are called by their attacks.
     """
-    latest = _newest(records)
+    latest = newest(records)
     answers = answers_of(latest, store, version)
     flags = comparison_flags(latest, answers)
     groups = _grouped(latest, _table_key)
@@ -134,12 +146,13 @@ def beside_others(record: CellRecord, store: ResultStore) -> CellRecord:
 
     What is stored cannot have them: they change with what else there is.
     """
-    alike = _newest(other for other in store.records() if is_comparable(record, other))
+    alike = newest(other for other in store.records() if is_comparable(record, other))
     flags = comparison_flags(alike, answers_of(alike, store)).get(record.key, ())
     return record.model_copy(update={"flags": (*record.flags, *flags)})
 
 
-def _newest(records: Iterable[CellRecord]) -> list[CellRecord]:
+def newest(records: Iterable[CellRecord]) -> list[CellRecord]:
+    """Of equal runs under different code the last."""
     latest = {}
     for record in sorted(records, key=lambda record: record.created):
         spec = record.spec.model_dump(mode="json", exclude={"code"})
@@ -185,7 +198,7 @@ def _rows(records: Sequence[CellRecord]) -> dict[str, str]:
     """Each result's row: targets of one name are told apart by how they were made, or by their weights."""
     labels: dict[str, str] = {}
     for label, group in _grouped(records, target_label).items():
-        labels.update(_told_apart(label, {record.key: flat(record.spec.target.made_from) for record in group}))
+        labels.update(told_apart(label, {record.key: flat(record.spec.target.made_from) for record in group}))
     for group in _grouped(records, lambda record: (labels[record.key], record.spec.seed)).values():
         if len({record.spec.target.fingerprint for record in group}) > 1:
             labels.update({r.key: f"{labels[r.key]} [weights {r.spec.target.fingerprint[:8]}]" for r in group})
@@ -200,7 +213,7 @@ def _columns(records: Sequence[CellRecord], rows: Mapping[str, str], names: Mapp
         if group[0].key in names and len(places) == len(group):
             labels.update({record.key: label for record in group})
         else:
-            labels.update(_told_apart(label, {record.key: _use_of(record) for record in group}))
+            labels.update(told_apart(label, {record.key: _use_of(record) for record in group}))
     for group in _grouped(records, lambda r: (rows[r.key], labels[r.key], r.spec.seed)).values():
         if len(group) > 1:
             labels.update({record.key: f"{labels[record.key]} [result {record.key[:8]}]" for record in group})
@@ -215,7 +228,7 @@ def _use_of(record: CellRecord) -> dict[str, Any]:
     return flat(spec.parameters) | limits | circumstances
 
 
-def _told_apart(label: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def told_apart(label: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Add to a label, for each result, in what those that share it differ; that their seeds differ is no news."""
     names = sorted({name for own in values.values() for name in own if not name.endswith("seed")})
     differing = [name for name in names if len({repr(own.get(name)) for own in values.values()}) > 1]
@@ -248,20 +261,20 @@ def _table(
     attacks = {columns[record.key]: method_label(record) for record in records}
     cells: dict[tuple[str, str], ComparedCell] = {}
     right: dict[tuple[str, str], dict[int, Answers]] = {}
-    clean: dict[str, list[float]] = defaultdict(list)
+    clean: dict[str, dict[int, float]] = defaultdict(dict)
     for place, group in _grouped(records, lambda record: (targets[record.key], columns[record.key])).items():
         answers = {record.spec.seed: known[record.key] for record in group if record.key in known}
         right[place] = answers
         earned = [flag for record in group for flag in (*record.flags, *flags.get(record.key, ()))]
         cells[place] = _cell(group, answers, spec.goal).model_copy(update={"flags": _one_each(earned)})
-        clean[place[0]] += [record.metrics.clean_accuracy for record in group if record.metrics is not None]
+        clean[place[0]] |= {r.spec.seed: r.metrics.clean_accuracy for r in group if r.metrics is not None}
     methods = sorted({method for _, method in cells}, key=lambda method: (attacks[method].startswith("pgn"), method))
     ranked = {place: cell for place, cell in cells.items() if place[1] not in oracles}
     best = _best(ranked, right, spec.goal)
     rows = [
         ComparedRow(
             target=target,
-            clean=float(np.mean(clean[target])) if clean[target] else None,
+            clean=float(np.mean(list(clean[target].values()))) if clean[target] else None,
             worst=_worst([right[place] for place in ranked if place[0] == target and right[place]], spec.goal),
             cells={
                 method: cells[target, method].model_copy(update={"best": (target, method) in best})
@@ -281,6 +294,7 @@ def _table(
         budget=str(spec.budget),
         version=version or version_of(records[0]),
         methods=methods,
+        oracles=[method for method in methods if method in oracles],
         attacks={name: attack for name, attack in attacks.items() if not name.lower().startswith(attack)},
         rows=rows,
     )

@@ -50,14 +50,8 @@ class _Setting:
         """Of the images that are right, or still are, over all seeds."""
         return float(np.mean([answers.right.mean() for answers in self.answers.values()]))
 
-    @property
-    def in_words(self) -> str:
-        return f"{self.share:.1%} {'still ' if self.spec.goal is Goal.DEGRADE else ''}right"
-
-    @property
-    def has_room(self) -> bool:
-        """Whether there is an image left to turn."""
-        return self.share > 0 if self.spec.goal is Goal.DEGRADE else self.share < 1
+    def in_words(self, share: float) -> str:
+        return f"{share:.1%} {'still ' if self.spec.goal is Goal.DEGRADE else ''}right"
 
     @property
     def is_oracle(self) -> bool:
@@ -73,15 +67,32 @@ class _Setting:
         """Whether it saw neither gradients nor weights of the target."""
         spent = [metrics for record in self.records if (metrics := record.metrics) is not None]
         gradients = sum(metrics.fit.gradients + metrics.perturb.gradients for metrics in spent)
-        return not gradients and Capability.WEIGHTS not in self.spec.threat.fit | self.spec.threat.perturb
+        granted = self.spec.threat.fit | self.spec.threat.perturb
+        return not gradients and (Capability.WEIGHTS not in granted or not _wants_weights(self.spec))
 
-    def is_no_further_than(self, other: "_Setting") -> bool:
-        """Whether it leaves images to turn, and goes no further than the other where the two can be paired."""
+    def shares_beside(self, other: "_Setting") -> tuple[float, float] | None:
+        """Its share and the other's, on the seeds and images that both have; None without any."""
         pair = paired(self.answers, other.answers)
-        if pair is None or not self.has_room:
-            return False
-        own, others = pair[0].mean(), pair[1].mean()
-        return bool(own >= others if self.spec.goal is Goal.DEGRADE else own <= others)
+        return None if pair is None else (float(pair[0].mean()), float(pair[1].mean()))
+
+    def fails_beside(self, other: "_Setting") -> tuple[float, float] | None:
+        """The same where it leaves images to turn, and goes no further than the other; else None."""
+        shares = self.shares_beside(other)
+        if shares is None:
+            return None
+        own, others = shares
+        fails = 0 < own >= others if self.spec.goal is Goal.DEGRADE else 1 > own <= others
+        return shares if fails else None
+
+
+def _wants_weights(spec: CellSpec) -> bool:
+    """Whether a method that was granted the target's weights looks at them."""
+    from advbench.registry import ATTACKS  # lazy: loads PyTorch
+
+    kind = ATTACKS.load(spec.attack)
+    own = {name: value for name, value in spec.parameters.items() if name in kind.model_fields}
+    needs = kind(**own).needs(spec.goal)
+    return Capability.WEIGHTS in needs.fit | needs.perturb
 
 
 _Earned = Iterator[tuple[_Setting, Flag]]
@@ -152,8 +163,8 @@ def _useless_effort(settings: Sequence[_Setting]) -> _Earned:
         for family in _grouped(given, partial(_but_for, name)):
             for less, more in pairwise(sorted(family, key=partial(_effort, name))):
                 before, after = _effort(name, less), _effort(name, more)
-                if before < after and more.is_no_further_than(less):
-                    words = f"{more.in_words} with {after} {name}, {less.share:.1%} with {before}"
+                if before < after and (shares := more.fails_beside(less)):
+                    words = f"{more.in_words(shares[0])} with {after} {name}, {shares[1]:.1%} with {before}"
                     yield more, Flag(name="steps-do-not-help", found=words)
 
 
@@ -169,8 +180,8 @@ def _useless_epsilon(settings: Sequence[_Setting]) -> _Earned:
     bounded = [each for each in settings if each.spec.attack not in CONTROLS and math.isfinite(each.epsilon)]
     for family in _grouped(bounded, lambda each: _asked(each.records[0])):
         for less, more in pairwise(sorted(family, key=lambda each: each.epsilon)):
-            if more.is_no_further_than(less):
-                words = f"{more.in_words} with {more.epsilon:g}, {less.share:.1%} with {less.epsilon:g}"
+            if shares := more.fails_beside(less):
+                words = f"{more.in_words(shares[0])} with {more.epsilon:g}, {shares[1]:.1%} with {less.epsilon:g}"
                 yield more, Flag(name="epsilon-does-not-help", found=words)
 
 
@@ -180,8 +191,8 @@ def _beaten(settings: Sequence[_Setting]) -> _Earned:
         attacks = [each for each in within if each.spec.attack not in CONTROLS]
         for noise in [each for each in within if each.spec.attack == "noise"][:1]:
             for attack in attacks:
-                if attack.is_no_further_than(noise):
-                    words = f"{attack.in_words}, {noise.share:.1%} under noise"
+                if shares := attack.fails_beside(noise):
+                    words = f"{attack.in_words(shares[0])}, {shares[1]:.1%} under noise"
                     yield attack, Flag(name="noise-is-stronger", found=words)
         for alike in _grouped(attacks, lambda each: each.is_oracle):
             yield from _beaten_blindly(alike)
@@ -197,5 +208,7 @@ def _beaten_blindly(attacks: Sequence[_Setting]) -> _Earned:
     beating = [each for each in attacks if each.is_blind and p_of_lead(each.answers, best.answers, goal) < CHANCE]
     if beating:
         by = furthest(beating, key=lambda attack: attack.share)
-        words = f"{best.in_words}, {by.share:.1%} under {by.spec.attack}"
+        shares = best.shares_beside(by)
+        assert shares is not None  # it leads beyond chance on what both have
+        words = f"{best.in_words(shares[0])}, {shares[1]:.1%} under {by.spec.attack}"
         yield best, Flag(name="black-box-is-stronger", found=words)

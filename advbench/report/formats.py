@@ -25,6 +25,7 @@ __all__ = [
     "cells_grid",
     "comparison_grid",
     "comparison_grids",
+    "on_one_line",
 ]
 
 
@@ -58,6 +59,7 @@ class Grid:
         rows: As wide as the header.
         notes: Below it.
         wide: The last column holds sentences.
+        methods: Which method each column is of, in a comparison.
     """
 
     title: str
@@ -65,6 +67,7 @@ class Grid:
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
     wide: bool = False
+    methods: Sequence[str | None] = ()
 
 
 def percent(value: float | None) -> str:
@@ -80,28 +83,31 @@ def comparison_grids(tables: Iterable[ComparedTable]) -> list[Grid]:
 def comparison_grid(table: ComparedTable) -> Grid:
     """A comparison's accuracies: each cell its mean, its interval, and the spread where there are several seeds."""
     worst = "worst case" if table.goal is Goal.DEGRADE else "best case"
+    seeds = _seeds(table)
     rows = []
     failures = []
     for row in table.rows:
         cells = [Cell(row.target), Cell(percent(row.clean))]
         for method in table.methods:
             cell = row.cells.get(method)
-            cells.append(_shown(cell))
+            cells.append(_shown(cell, seeds))
             if cell is not None and cell.reason is not None:
                 failures.append(f"{row.target}, {method}: {cell.reason}")
         rows.append([*cells, Cell(percent(row.worst))])
     arrow = "lower is stronger" if table.goal is Goal.DEGRADE else "higher is stronger"
     notes = [
         f"accuracy in percent on {table.images} {table.version} images, {arrow}; [95% interval over images]"
-        + ("; (lowest to highest seed)" if _seeds(table) > 1 else ""),
+        + ("; (lowest to highest seed)" if seeds > 1 else ""),
         "marked: beyond chance from every other method of its row (paired, Holm-corrected, 5%)",
         f"{worst}: right under {'every method' if table.goal is Goal.DEGRADE else 'any method'} of the row"
-        + (", oracles aside" if any("(oracle" in method for method in table.methods) else ""),
+        + (", oracles aside" if table.oracles else "")
+        + (", over the seeds that all of them have" if seeds > 1 else ""),
         *_called(table),
         *legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags),
         *failures,
     ]
-    return Grid(table.title, ["target", "clean", *table.methods, worst], rows, notes)
+    header = ["target", "clean", *table.methods, worst]
+    return Grid(table.title, header, rows, notes, methods=[None, None, *table.methods, None])
 
 
 def _turned_grid(table: ComparedTable) -> Grid:
@@ -112,7 +118,8 @@ def _turned_grid(table: ComparedTable) -> Grid:
         f"the percent of all {table.images} {table.version} images whose class changed / "
         f"the percent {after} after, of those {before} before"
     ]
-    return Grid(f"{table.title}: changed / turned", ["target", *table.methods], rows, notes)
+    header = ["target", *table.methods]
+    return Grid(f"{table.title}: changed / turned", header, rows, notes, methods=[None, *table.methods])
 
 
 def _turned(cell: ComparedCell | None) -> Cell:
@@ -160,7 +167,8 @@ def _seeds(table: ComparedTable) -> int:
     return max((len(cell.seeds) for row in table.rows for cell in row.cells.values()), default=0)
 
 
-def _shown(cell: ComparedCell | None) -> Cell:
+def _shown(cell: ComparedCell | None, seeds: int) -> Cell:
+    """A cell, with how many seeds it is over where others of its table are over more."""
     if cell is None:
         return Cell("")
     if cell.accuracy is None or cell.interval is None or cell.spread is None:
@@ -168,6 +176,8 @@ def _shown(cell: ComparedCell | None) -> Cell:
     detail = f"[{percent(cell.interval[0])}, {percent(cell.interval[1])}]"
     if len(cell.seeds) > 1:
         detail += f" ({percent(cell.spread[0])} to {percent(cell.spread[1])})"
+    if len(cell.seeds) < seeds:
+        detail += f" ({len(cell.seeds)} of {seeds} seeds)"
     letters = marks(flag.name for flag in cell.flags)
     return Cell(percent(cell.accuracy), detail, strong=cell.best, flags=letters)
 
@@ -246,11 +256,19 @@ def as_markdown(grid: Grid) -> str:
 
     rows = [line([shown(cell) for cell in row]) for row in grid.rows]
     head = [line([escaped(name) for name in grid.header]), line(["---"] * len(grid.header))]
-    notes = [f"- {note}" for note in grid.notes]
+    notes = [f"- {on_one_line(note)}" for note in grid.notes]
     return "\n".join([f"### {grid.title}", "", *head, *rows, "", *notes, ""])
 
 
-LATEX = str.maketrans({"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "~": r"\~{}"})
+def on_one_line(words: str) -> str:
+    """Words that may come from anywhere, such as an error's, as a part of a Markdown line."""
+    return " ".join(words.split()).replace("<", "\\<")
+
+
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "%&_#${}"}
+    | {"~": r"\~{}", "^": r"\^{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+)
 
 
 def as_latex(grid: Grid) -> str:

@@ -75,12 +75,13 @@ def render_page(
 def _table(table: ComparedTable, grid: Grid) -> dict[str, Any]:
     rows = []
     for row, words in zip(table.rows, grid.rows, strict=True):
-        compared = [row.cells.get(name) for name in grid.header]
+        compared = [row.cells.get(method) if method is not None else None for method in grid.methods]
         rows.append([_shown(cell, each) for cell, each in zip(words, compared, strict=True)])
     told = legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags)
     notes = [note for note in grid.notes if note not in told]  # flags have a part of the page to themselves
     found_by = " ".join([table.title, *table.methods, *(row.target for row in table.rows)])
-    header = [{"name": name, "is_method": name in table.methods} for name in grid.header]
+    columns = zip(grid.header, grid.methods, strict=True)
+    header = [{"name": name, "is_method": method is not None} for name, method in columns]
     return {"title": grid.title, "words": found_by, "header": header, "rows": rows, "notes": notes}
 
 

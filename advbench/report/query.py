@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,16 +45,19 @@ def ask(sql: str, store: ResultStore) -> Answer:
     results = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
     with duckdb.connect(":memory:") as connection:
         connection.register("results", results)
-        if re.search(r"\bsamples\b", sql):
+        if re.search(r"\bsamples\b", sql, re.IGNORECASE):
             connection.execute(_samples_view(store, records))
         try:
             statements = connection.extract_statements(sql)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 raise InvalidConfig("a query asks and changes nothing: one statement that starts with 'select'")
             relation = connection.sql(sql)
+            columns, found = list(relation.columns), relation.fetchall()
         except duckdb.Error as error:
             raise InvalidConfig(f"the query was not understood: {str(error).splitlines()[0]}") from error
-        return Answer(list(relation.columns), relation.fetchall())
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        raise InvalidConfig(f"the query has several columns named '{twice[0]}': give each a name of its own with 'as'")
+    return Answer(columns, found)
 
 
 def _row(record: CellRecord) -> dict[str, Any]:

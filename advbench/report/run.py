@@ -1,12 +1,14 @@
 """One cell of what is reported."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from advbench.results import CellRecord
 
-__all__ = ["Run", "method_names"]
+__all__ = ["Run", "each_once", "method_names"]
 
 
 class Run(BaseModel):
@@ -34,8 +36,19 @@ class Run(BaseModel):
         return ", ".join(map(str, self.names.values()))
 
 
-def method_names(runs: Sequence[Run]) -> dict[str, str]:
-    """What their suite calls the methods, by the results' keys."""
-    return {
-        run.record.key: str(run.names["method"]) for run in runs if run.record is not None and "method" in run.names
-    }
+def each_once(records: Iterable[CellRecord]) -> list[CellRecord]:
+    """Results without those that came before: two cells that ask for the same have one."""
+    return list({record.key: record for record in records}.values())
+
+
+def method_names(found: Iterable[tuple[Mapping[str, Any], CellRecord]]) -> dict[str, str]:
+    """What their suite calls the methods, by the results' keys; all its names for one, where it has several.
+
+    Args:
+        found: Each cell's place on the axes of its suite, and its result.
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    for place, record in found:
+        if "method" in place:
+            names[record.key].append(str(place["method"]))
+    return {key: " = ".join(dict.fromkeys(own)) for key, own in names.items()}

@@ -136,7 +136,8 @@ def records_table(records: Iterable[CellRecord]) -> Table:
     for record in records:
         key, run, *rest = _row(record)
         given = "".join(f", {name} {value}" for name, value in record.request.get("options", {}).items())
-        table.add_row(key, f"{'† ' if _is_oracle(record) else ''}{run}{given}", *rest)
+        own = (key, f"{'† ' if _is_oracle(record) else ''}{run}{given}", *rest)
+        table.add_row(*map(Text, own))
     return table
 
 

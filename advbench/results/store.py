@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from advbench.errors import StorageError, UnknownName
-from advbench.files import digest, file_hash, home, scratch_folder, write_bytes, writing_folder
+from advbench.files import Scratch, digest, file_hash, home, scratch_folder, write_bytes, writing_folder
 from advbench.remote import Remote, is_url
 from advbench.results.record import SCHEMA_VERSION, CellRecord
 from advbench.types import Status
@@ -231,7 +231,7 @@ class ResultStore:
         return self.root / ".work" / key
 
     @contextmanager
-    def working(self, key: str, *, wait: bool = True) -> Iterator[Path]:
+    def working(self, key: str, *, wait: bool = True) -> Iterator[Scratch]:
         """Hold one result against all other processes, and give the folder where its checkpoints outlive a kill.
 
         Args:
@@ -242,7 +242,7 @@ class ResultStore:
             ResultClaimed: Another process has it, and ``wait`` is false.
         """
         with ExitStack() as held:
-            folder = held.enter_context(scratch_folder(self.work_folder(key), wait=wait))
+            scratch = held.enter_context(scratch_folder(self.work_folder(key), wait=wait))
             if self._remote is not None:
                 held.enter_context(self._remote.claim(key, wait=wait))
-            yield folder
+            yield scratch

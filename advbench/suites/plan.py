@@ -69,8 +69,13 @@ def plan(suite: Suite, parse: Parse, store: ResultStore) -> list[PlannedCell]:
     for identity, key in map(json.loads, store.notes(ALIASES)):
         if key in usable:
             stored.setdefault(identity, usable[key])
+    refused = {
+        request_identity(record.request): record.reason
+        for record in records
+        if record.status is Status.INCOMPATIBLE and record.spec.code == code
+    }
     times = _times(records)
-    return [_planned(suite, cell, parse, store, stored, times) for cell in suite.cells()]
+    return [_planned(suite, cell, parse, store, stored, refused, times) for cell in suite.cells()]
 
 
 def note_alias(store: ResultStore, identity: str, key: str) -> None:
@@ -86,6 +91,7 @@ def _planned(
     parse: Parse,
     store: ResultStore,
     stored: Mapping[str, CellRecord],
+    refused: Mapping[str, str | None],
     times: Mapping[tuple[str, ...], float],
 ) -> PlannedCell:
     try:
@@ -95,9 +101,11 @@ def _planned(
         if reason is not None:
             return PlannedCell(cell, State.INCOMPATIBLE, request, reason)
         dumped = request.model_dump(mode="json")
-        record = stored.get(request_identity(dumped))
-        if record is not None:
-            return PlannedCell(cell, State.STORED, request, record=record)
+        identity = request_identity(dumped)
+        if identity in stored:
+            return PlannedCell(cell, State.STORED, request, record=stored[identity])
+        if identity in refused:  # by the target, which only a run asks
+            return PlannedCell(cell, State.INCOMPATIBLE, request, refused[identity])
         check_names(request)  # last, because it takes a while to import what knows them all
     except AdvbenchError as error:
         return PlannedCell(cell, State.INVALID, reason=_located(suite, cell, error))

@@ -48,7 +48,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from advbench.errors import InvalidConfig, UnknownName
 from advbench.files import digest
@@ -73,7 +73,7 @@ OPTION_AXES = ("datasets", "targets", "threats", "budgets", "methods")
 USE = "use"
 """The option of a place that names the set of options it builds on, or several, of which the last wins."""
 
-Options = dict[str, str | int | float | bool | list[str | int | float]]
+Options = dict[str, str | bool | int | FiniteFloat | list[str | int | FiniteFloat]]
 """Options of ``advbench run`` by their long names, without the dashes."""
 
 

@@ -1,22 +1,28 @@
 """What decides a result, and what a surrogate must not be."""
 
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from advbench.bench import RunRequest, prepare
+from advbench.bench import RunRequest, prepare, run_cell
 from advbench.bench.cell import context_of
+from advbench.bench.request import request_of_record
 from advbench.cli import main
 from advbench.datasets import DatasetSpec
+from advbench.errors import FitDiverged, StorageError
 from advbench.progress import SILENT
+from advbench.results import CellRecord, ResultStore
 from advbench.runtime import Runtime
-from advbench.targets import ClassifierSpec, ModuleTarget, Training, build_network
+from advbench.targets import ClassifierSpec, FunctionTarget, ModuleTarget, Training, build_network
 from advbench.threat import Budget
-from advbench.types import Goal, Norm
+from advbench.types import Goal, Norm, Status
 
 QUICK = Training(epochs=1, images=60)
 
@@ -103,6 +109,88 @@ def test_weights_count_by_content_and_not_by_name(tmp_path: Path) -> None:
     changed["conv1.weight"][0] += 1
     save_file(changed, first)
     assert key(first) != before
+
+
+class Asked:
+    """How often a target was asked, and at which question it raises, once."""
+
+    times = 0
+    last = 0
+    error: Exception = RuntimeError()
+
+
+def brightness(images: torch.Tensor) -> torch.Tensor:
+    """A class for each tenth of the brightness."""
+    Asked.times += 1
+    if Asked.times == Asked.last:
+        raise Asked.error
+    return (10 * images.mean(dim=(1, 2, 3))).long()
+
+
+def wide(classes: int) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, classes + 6))
+
+
+def run_on(target: str, results: Path) -> CellRecord:
+    small = {"backbone": "scratch", "encoder": "squeezenet1_1", "discriminator": "squeezenet1_1"}
+    asked = request(
+        options=small | {"decoder_width": 0.02, "epochs": 3, "batch_size": 32},
+        target=ClassifierSpec(architecture=f"failing_targets:{target}", training=Training(epochs=0)),
+        dataset=DatasetSpec(limit=20, fit_images=64),
+        results=results,
+    )
+    outcome = run_cell(asked, SILENT)
+    assert outcome is not None
+    return outcome.record
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("failing_targets")
+    module.bright = lambda classes: FunctionTarget(brightness, classes, name="bright")  # type: ignore[attr-defined]
+    module.wide = wide  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(Asked, "times", 0)
+    monkeypatch.setattr(Asked, "last", 0)
+
+
+@pytest.mark.usefixtures("failing")
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("error", "goes_on"), [(RuntimeError("CUDA out of memory"), True), (FitDiverged("prompt: NaN"), False)]
+    )
+    def test_a_fit_that_may_succeed_next_time_goes_on_where_it_was(
+        self, error: Exception, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = run_on("bright", tmp_path / "whole")
+        assert whole.metrics is not None, whole.reason
+        asked = Asked.times
+        monkeypatch.setattr(Asked, "error", error)
+        monkeypatch.setattr(Asked, "last", asked + int(0.7 * asked))
+        failed = run_on("bright", tmp_path / "failed")
+        assert (failed.status, failed.reason) == (Status.FAILED, f"{type(error).__name__}: {error}")
+        work = ResultStore(tmp_path / "failed").work_folder(failed.key)
+        assert work.exists() == goes_on
+        before = Asked.times
+        again = run_on("bright", tmp_path / "failed")
+        assert (Asked.times - before < asked) == goes_on, "it asked again what it had asked before"
+        assert again.metrics is not None, again.reason
+        assert again.metrics.fit.queries == whole.metrics.fit.queries
+        assert again.history == whole.history
+        assert not work.exists()
+
+    def test_scores_of_other_classes_than_the_datasets_are_refused(self, tmp_path: Path) -> None:
+        record = run_on("wide", tmp_path)
+        assert (record.status, record.metrics) == (Status.FAILED, None)
+        assert "the dataset has 10 classes: expected (20, 10)" in (record.reason or "")
+
+
+def test_a_request_of_another_version_is_refused_in_one_line() -> None:
+    spec = prepare(request(), SILENT).spec
+    asked = request().model_dump(mode="json") | {"via_moon": True}
+    record = CellRecord.model_construct(key=spec.key, spec=spec, request=asked)  # type: ignore[call-arg]
+    with pytest.raises(StorageError, match="via_moon: .*use the version that made it"):
+        request_of_record(record)
 
 
 def test_each_of_these_makes_another_result() -> None:

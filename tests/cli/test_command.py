@@ -1,5 +1,6 @@
 """The command as a user meets it: results, refusals, and what is printed where."""
 
+import io
 import json
 import os
 import re
@@ -14,9 +15,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from advbench.cli import main
+from advbench.cli.screen import Screen
+from advbench.cli.watch import Watch
+from advbench.suites import Event, PlannedCell, State, SuiteCell
 from advbench.targets import build_network
 
 TARGET = ["--target", "resnet18", "--target-images", "200", "--target-epochs", "2", "--limit", "60", "--device", "cpu"]
@@ -323,6 +328,19 @@ def test_probe_says_what_the_encoder_knows_by_itself(pgn: dict[str, Any], fgsm: 
     assert "fgsm has no generator whose encoder could be probed" in refused.stderr
 
 
+@pytest.mark.parametrize("words", ["no images in [data/x]", "/runs[/2]/abc", "mine:smile:net"])
+def test_words_are_shown_as_they_are(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.say(words)
+    screen.show(words)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == (f"{words}\n", f"{words}\n")
+    with Watch({0: PlannedCell(SuiteCell({"method": words}, {}), State.TO_RUN)}) as watch:
+        watch.tell(Event(0, words, 1, 2, {}))
+        Console(file=(drawn := io.StringIO()), width=160).print(watch._bars.get_renderable())
+    assert f"{words}: {words}" in drawn.getvalue()
+
+
 def test_train_keeps_the_target_and_says_how_good_it_is(home: Path) -> None:
     arguments = ["train", "--target", "resnet18", "--target-images", "200", "--target-epochs", "2", "--device", "cpu"]
     first = call(*arguments)
@@ -403,6 +421,13 @@ class TestRefusals:
     )
     def test_options(self, arguments: list[str], words: str) -> None:
         assert words in self.run(*arguments)
+
+    @pytest.mark.parametrize("rate", ["nan", "inf"])
+    @pytest.mark.parametrize("option", ["--target-lr", "--via-lr"])
+    def test_rates(self, option: str, rate: str) -> None:
+        result = call("run", "--attack", "fgsm", "--target", "resnet18", "--epsilon", "0.1", option, rate)
+        assert result.exit_code == 2
+        assert f"{rate} is no rate: expected a number above 0" in result.stderr
 
     @pytest.mark.parametrize("target", [":x", ".mine:x", "json:nothing", "nowhere:x"])
     def test_factories(self, target: str) -> None:

@@ -477,7 +477,8 @@ class TestStep:
         self, augment: bool, digits: Dataset, target: ModuleTarget, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """In the steps of the game, each time otherwise; not where the target says what it makes of I itself."""
-        setup = Setup(digits, target, augment=augment, **{"lambda": 1e-9})  # M is nothing: what is asked about is I
+        options: dict[str, Any] = {"augment": augment, "lambda": 1e-9}  # M is nothing: what is asked about is I
+        setup = Setup(digits, target, **options)
         own = torch.cat([part.images(torch.arange(len(part))) for part in (setup.train.fit, setup.train.validation)])
         ask, steps = Access.labels, []
 

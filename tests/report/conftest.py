@@ -54,15 +54,16 @@ def store(tmp_path: Path) -> ResultStore:
 def add(store: ResultStore) -> Add:
     def add(attack: str, right: Sequence[bool] | None, seed: int = 0, reason: str = "", **given: Any) -> CellRecord:
         created = given.pop("created", "2026-01-01T00:00:00+00:00")
+        clean_accuracy = given.pop("clean_accuracy", 0.9)
         request, flags, gradients = given.pop("request", {}), given.pop("flags", ()), given.pop("gradients", 0)
         clean = given.pop("clean", np.ones(IMAGES, bool))
         wanted = spec(attack, seed, **given)
         truth = np.arange(IMAGES) % 10
         record = CellRecord(
             key=wanted.key, status=Status.FAILED if right is None else Status.OK, reason=reason or None, spec=wanted,
-            request=request, environment={}, clean_accuracy=0.9, notes=[], history=[], files={},
+            request=request, environment={}, clean_accuracy=clean_accuracy, notes=[], history=[], files={},
             classes=list("0123456789"),
-            metrics=None if right is None else metrics(float(np.mean(right)), 0.9, gradients),
+            metrics=None if right is None else metrics(float(np.mean(right)), clean_accuracy, gradients),
             flags=tuple(flags), created=created,
         )  # fmt: skip
         if right is None:

@@ -15,7 +15,8 @@ from advbench.cli import main
 from advbench.cli.main import request_of
 from advbench.errors import StorageError
 from advbench.progress import SILENT
-from advbench.report.archive import Archive
+from advbench.report.archive import Archive, write_archive
+from advbench.results import ResultStore
 from advbench.suites import load_suite
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,23 @@ def test_a_changed_answer_changes_the_tables(place: Path, tmp_path: Path) -> Non
     pq.write_table(kept.set_column(column, "valid_prediction", wrong), tmp_path / "samples.parquet")
     assert Archive(place / "report").pages()["README.md"] == (place / "report" / "README.md").read_text()
     assert "| 0.0 [0.0, 16.1]" in Archive(tmp_path).pages()["README.md"]
+
+
+def test_cells_with_one_result_are_one_column_of_as_many_images(place: Path, tmp_path: Path) -> None:
+    """As where one cell spells out what the other leaves to the defaults."""
+    shutil.copy(place / "report" / "samples.parquet", tmp_path)
+    manifest = json.loads((place / "report" / "manifest.json").read_text())
+    noise = next(run for run in manifest["runs"] if run["names"]["method"] == "noise")
+    manifest["runs"].append({**noise, "names": {**noise["names"], "method": "the same noise"}})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    archive = Archive(tmp_path)
+    assert len(archive.manifest.records) == 2
+    text = archive.pages()["README.md"]
+    assert "3 of 5 cells" in text
+    assert "| noise = the same noise |" in text
+    write_archive(tmp_path / "again", archive.manifest, {}, ResultStore(place / "results"))
+    again = Archive(tmp_path / "again")
+    assert len(again.samples(again.manifest.records[0])) == 20
 
 
 def test_a_changed_checkout_is_named(place: Path, tmp_path: Path) -> None:

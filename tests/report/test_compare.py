@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from advbench.cli import main
 from advbench.metrics import holm, mean_interval, paired_p_value
 from advbench.report.compare import compare
-from advbench.report.formats import comparison_grid, comparison_grids
+from advbench.report.formats import Cell, Grid, as_latex, as_markdown, comparison_grid, comparison_grids
 from advbench.report.published import against, published
 from advbench.results import CellRecord, ResultStore
 from advbench.threat import THREATS, Budget
@@ -51,6 +51,12 @@ class TestStatistics:
     def test_where_all_images_agree_the_interval_is_one_seeds(self, share: float) -> None:
         low, high = mean_interval(np.full((3, 50), bool(share)))
         assert (low, high) == pytest.approx((0, 0.0713) if share == 0 else (0.9287, 1), abs=1e-3)
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_where_seeds_are_each_others_opposite_the_interval_is_about_the_mean(self, order: tuple[int, int]) -> None:
+        right = np.stack([first(60), ~first(60)])[list(order)]
+        low, high = mean_interval(right)
+        assert (low, high) == pytest.approx((0.4314, 0.5686), abs=1e-3)  # Wilson's of 100 of 200
 
     def test_holm_by_hand(self) -> None:
         assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -116,6 +122,20 @@ class TestTables:
         assert cell.accuracy == pytest.approx(0.2)
         assert cell.spread == pytest.approx((0.1, 0.3))
         assert cell.seeds == [0, 1, 2]
+
+    def test_seeds_that_some_methods_lack_weigh_no_more_for_it(self, add: Add, store: ResultStore) -> None:
+        """Clean is the mean over seeds, however many methods have each; what is over fewer seeds says so."""
+        for seed, clean in enumerate((0.9, 0.5)):
+            add("fgsm", first(60), seed=seed, clean_accuracy=clean)
+        for attack in ("noise", "pgd"):
+            add(attack, first(100), clean_accuracy=0.9)
+        (table,) = compare(store.records(), store)
+        assert table.rows[0].clean == pytest.approx(0.7)
+        grid = comparison_grid(table)
+        shown = dict(zip(grid.header, grid.rows[0], strict=True))
+        assert shown["pgd"].detail.endswith("(1 of 2 seeds)")
+        assert "of 2 seeds" not in shown["fgsm"].detail
+        assert any("over the seeds that all of them have" in note for note in grid.notes)
 
     def test_surrogates_that_each_seed_trains_for_itself_are_one_method(self, add: Add, store: ResultStore) -> None:
         for seed in (0, 1):
@@ -258,6 +278,30 @@ class TestPublished:
             assert any(words in difference for difference in row.differs), words
 
 
+class TestForms:
+    def test_a_method_may_be_called_as_another_column_is(self, add: Add, store: ResultStore) -> None:
+        record = add("identity", first(100))
+        (table,) = compare(store.records(), store, names={record.key: "clean"})
+        grids = comparison_grids([table])
+        assert [grid.methods for grid in grids] == [[None, None, "clean", None], [None, "clean"]]
+        assert all(len(grid.methods) == len(grid.header) for grid in grids)
+
+    def test_oracles_are_told_by_what_they_were_granted(self, add: Add, store: ResultStore) -> None:
+        truth = add("fgsm", first(20), threat=THREATS["white-box"].with_true_labels())
+        add("pgd", first(100))
+        (table,) = compare(store.records(), store, names={truth.key: "told the truth"})
+        assert any("oracles aside" in note for note in comparison_grid(table).notes)
+
+    def test_any_words_keep_the_table_whole(self) -> None:
+        grid = Grid(
+            "50% of_all", [r"l^2 {a} \b", "a|b"], [[Cell("x & y"), Cell("<b>")]], ["failed: <urlopen>\nerror\n\n- x"]
+        )
+        latex = as_latex(grid)
+        assert r"l\^{}2 \{a\} \textbackslash{}b & a|b \\" in latex
+        assert r"x \& y & \textless{}b\textgreater{} \\" in latex
+        assert as_markdown(grid).splitlines()[-1] == r"- failed: \<urlopen> error - x"
+
+
 class TestCommands:
     @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv", "json"])
     def test_every_form_holds_the_numbers(self, form: str, add: Add, store: ResultStore) -> None:
@@ -301,8 +345,18 @@ class TestCommands:
         ]  # fmt: skip
         counted = "select count(*) as n from samples join results using (key) where valid_prediction = label"
         assert ask(f"{counted} and attack = 'pgd'") == [{"n": 60}]
+        assert ask("SELECT COUNT(*) AS n FROM SAMPLES") == [{"n": 400}]
 
-    @pytest.mark.parametrize("sql", ["selec 1", "select nothing from results", "create table x (y int)"])
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "selec 1",
+            "select nothing from results",
+            "create table x (y int)",
+            "select cast(attack as int) from results",
+            "select key, key from results",
+        ],
+    )
     def test_a_query_that_is_none_is_refused_in_one_line(self, sql: str, add: Add, store: ResultStore) -> None:
         add("fgsm", first(100))
         result = CliRunner().invoke(main, ["query", sql, "--results", str(store.root)])

@@ -73,6 +73,14 @@ class TestMoreThatDoesNotHelp:
             add("pgd", first(left), budget=Budget(epsilon=epsilon), parameters={"step_size": epsilon / 4})
         assert flags(store) == {"pgd 0.1": set(), "pgd 0.2": {"epsilon-does-not-help"}, "pgd 0.3": set()}
 
+    def test_the_figures_are_of_the_seeds_that_both_have(self, add: Add, store: ResultStore) -> None:
+        for seed, left in enumerate((100, 20, 30)):
+            add("pgd", first(left), seed=seed, request={"target": {"seed": seed}})
+        add("noise", first(99), request={"target": {"seed": 0}})
+        (table,) = compare(store.records(), store)
+        (flag,) = table.rows[0].cells["pgd"].flags
+        assert (flag.name, flag.found) == ("noise-is-stronger", "50.0% still right, 49.5% under noise")
+
     def test_seeds_are_paired(self, add: Add, store: ResultStore) -> None:
         for seed in (0, 1):
             add("pgd", first(100), seed=seed, budget=Budget(epsilon=0.1), request={"target": {"seed": seed}})
@@ -86,6 +94,17 @@ class TestBlackBox:
         add("pgd", first(100), threat=WHITE, gradients=10)
         add("square", first(60))
         assert flags(store) == {"fgsm 0.3": set(), "pgd 0.3": {"black-box-is-stronger"}, "square 0.3": set()}
+
+    def test_what_was_granted_and_not_looked_at_makes_nothing_seeing(self, add: Add, store: ResultStore) -> None:
+        add("pgd", first(150), threat=WHITE, gradients=10)
+        add("square", first(50), threat=WHITE)
+        assert flags(store) == {"pgd 0.3": {"black-box-is-stronger"}, "square 0.3": set()}
+
+    def test_weights_that_are_looked_at_make_seeing(self, add: Add, store: ResultStore) -> None:
+        parameters = {"discriminator": "target"}
+        add("pgd", first(50), goal=Goal.ENHANCE, threat=WHITE, gradients=10)
+        add("pgn-50", first(150), goal=Goal.ENHANCE, threat=WHITE, parameters=parameters)
+        assert flags(store) == {"pgd 0.3": set(), "pgn-50 0.3": set()}
 
     def test_what_was_wrong_before_counts_for_nobody(self, add: Add, store: ResultStore) -> None:
         """PGD leaves no image right that was, and makes 50 right that were not: no sign of weakness."""

@@ -1,5 +1,6 @@
 """Figures: what they draw is what was stored."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,17 +56,17 @@ def store(factories: str, tmp_path_factory: pytest.TempPathFactory) -> ResultSto
     ]
     for record in originals:
         for gamma in (3.0, 0.1):
-            _copy(store, record, attack="pgn-b", parameters={"gamma": gamma, "objective": "logistic"})
+            _copy(store, record, store, attack="pgn-b", parameters={"gamma": gamma, "objective": "logistic"})
         for surrogate in ("resnet18", "vgg11"):
-            _copy(store, record, parameters={"surrogates": [{"architecture": surrogate}]})
+            _copy(store, record, store, parameters={"surrogates": [{"architecture": surrogate}]})
     return store
 
 
-def _copy(store: ResultStore, record: CellRecord, **changes: Any) -> None:
+def _copy(store: ResultStore, record: CellRecord, into: ResultStore, **changes: Any) -> None:
     spec = record.spec.model_copy(update=changes)
     history = HISTORY if spec.attack == "pgn-b" else []
     copied = record.model_copy(update={"spec": spec, "key": spec.key, "history": history})
-    store.save(copied, store.samples(record), {"examples": store.tensors(record, "examples")})
+    into.save(copied, store.samples(record), {"examples": store.tensors(record, "examples")})
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,27 @@ def test_transfer_has_a_square_for_each_pair(drawings: dict[str, Drawing]) -> No
     (panel,) = drawings["transfer"].figure.axes
     assert np.asarray(panel.images[0].get_array()).shape == (2, 2)
     assert [label.get_text() for label in panel.get_yticklabels()] == ["resnet18", "vgg11"]
+
+
+def test_nothing_is_merged_into_a_square_or_a_strip_that_is_not_a_seed(store: ResultStore, tmp_path: Path) -> None:
+    """Another number of steps is another panel, another surrogate's training another row, other epochs other strips."""
+    own = ResultStore(tmp_path)
+    for target in ("plain", "other"):
+        record = one(store, "fgsm", target, 0.3)
+        for steps in (1, 50):
+            for surrogate in ({"architecture": "resnet18"}, {"architecture": "vgg11", "init": "a"}):
+                _copy(store, record, own, parameters={"steps": steps, "surrogates": [surrogate]})
+        _copy(store, record, own, parameters={"steps": 1, "surrogates": [{"architecture": "vgg11", "init": "b"}]})
+        for gamma, epochs in itertools.product((3.0, 0.1), (5, 20)):
+            parameters = {"gamma": gamma, "objective": "logistic", "epochs": epochs}
+            _copy(store, record, own, attack="pgn-b", parameters=parameters)
+    drawn = comparison_figures(own.records(), compare(own.records(), own), own)
+    panels = drawn["transfer"].figure.axes
+    assert [panel.get_title().partition(" [")[2] for panel in panels] == ["steps 1]", "steps 50]"]
+    rows = [[label.get_text() for label in panel.get_yticklabels()] for panel in panels]
+    assert rows[0] == ["resnet18", "vgg11 [surrogates.0.init a]", "vgg11 [surrogates.0.init b]"]
+    strips = [drawing.title for name, drawing in drawn.items() if name.startswith("gamma")]
+    assert sorted(title.partition(" [")[2] for title in strips) == 2 * ["epochs 20]"] + 2 * ["epochs 5]"]
 
 
 def test_convergence_has_four_panels_and_a_curve_for_each_gamma(drawings: dict[str, Drawing]) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 import time
+import types
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from advbench.bench import RunRequest, request_identity
+from advbench.bench import RunRequest, request_identity, run_cell
 from advbench.cli import main
 from advbench.cli.main import request_of
 from advbench.cli.watch import Watch
 from advbench.errors import InvalidConfig, UnknownName
+from advbench.progress import SILENT
 from advbench.report.compare import compare
 from advbench.results import ResultStore
 from advbench.runtime import Runtime
 from advbench.suites import Done, Event, Journal, PlannedCell, State, SuiteCell, load_suite, local, plan, run_locally
+from advbench.targets import FunctionTarget
 from advbench.types import Status
 
 SUITE = """\
@@ -189,6 +193,24 @@ class TestPlan:
         assert f"{suite}, line {line}: " in reason
         assert words in reason
         assert command("suite", "plan", suite, "--results", tmp_path / "results").exit_code == 1
+
+    def test_what_only_the_target_refuses_is_incompatible_once_it_was_asked(
+        self, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = types.ModuleType("remote_targets")
+        module.labels = lambda classes: FunctionTarget(  # type: ignore[attr-defined]
+            lambda images: torch.zeros(len(images), dtype=torch.long), classes, name="api 1"
+        )
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        suite.write_text(SUITE.replace("quick_targets:plain", "remote_targets:labels"))
+        (cell,) = [cell for cell in load_suite(suite).cells() if str(cell) == "small, linf 0.1, degrade, signs, 0"]
+        run_cell(request_of([*cell.arguments, "--results", str(tmp_path / "results")]), SILENT)
+        planned = {
+            str(each.cell): each for each in plan(load_suite(suite), request_of, ResultStore(tmp_path / "results"))
+        }
+        assert planned[str(cell)].state is State.INCOMPATIBLE
+        assert planned[str(cell)].reason == "target 'api 1' does not offer input-gradients"
+        assert planned["small, linf 0.1, degrade, signs, 1"].state is State.TO_RUN
 
     def test_what_failed_before_is_found_again_whatever_else_the_file_says(self, suite: Path, tmp_path: Path) -> None:
         store = ResultStore(tmp_path / "results")

@@ -7,7 +7,7 @@ import numpy as np
 
 from advbench.report.answers import version_of
 from advbench.report.classes import in_words
-from advbench.report.compare import method_label, target_label
+from advbench.report.compare import flat, method_label, target_label, told_apart
 from advbench.report.plots.drawing import BLUE, ORANGE, Drawing, figure_of, grouped
 from advbench.results import CellRecord, ResultStore
 
@@ -94,7 +94,8 @@ def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]
     """The same images perturbed under several gammas, for PGNs that differ in it alone; of several seeds the first."""
     fitted = [record for record in records if {"gamma", "objective"} <= record.spec.parameters.keys()]
     drawings = []
-    for name, group in grouped(fitted, _setting).items():
+    settings = _settings(fitted)
+    for name, group in grouped(fitted, lambda record: settings[record.key]).items():
         by_value = {record.spec.parameters["gamma"]: record for record in sorted(group, key=lambda r: -r.spec.seed)}
         if len(by_value) < 2:
             continue
@@ -114,10 +115,19 @@ def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]
     return drawings
 
 
-def _setting(record: CellRecord) -> str:
-    spec = record.spec
-    place = f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.budget}"
-    return f"{place}, {spec.parameters['objective']}"
+def _settings(records: Sequence[CellRecord]) -> dict[str, str]:
+    """What each PGN was run on and as, but for its gamma, by the results' keys."""
+
+    def place(record: CellRecord) -> str:
+        spec = record.spec
+        where = f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.budget}"
+        return f"{where}, {spec.parameters['objective']}"
+
+    settings: dict[str, str] = {}
+    for name, group in grouped(records, place).items():
+        own = {record.key: {**flat(record.spec.parameters), "gamma": None} for record in group}
+        settings.update(told_apart(name, own))
+    return settings
 
 
 def _by_gamma(

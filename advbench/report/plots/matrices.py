@@ -1,15 +1,15 @@
 """What is a table of shares: transfer from surrogate to target, and which class is taken for which."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from advbench.report.answers import column_of
+from advbench.report.answers import column_of, version_of
 from advbench.report.classes import in_words
-from advbench.report.compare import method_label, target_label
+from advbench.report.compare import flat, method_label, target_label, told_apart
 from advbench.report.plots.drawing import Drawing, grouped, panels
 from advbench.results import CellRecord, ResultStore
 
@@ -37,11 +37,11 @@ MOST_NAMES = 40
 def transfer(records: Sequence[CellRecord]) -> Drawing | None:
     """Accuracy of each target under what was made on each surrogate, a panel for each method and budget."""
     carried = [record for record in records if VIA in method_label(record)]
+    panel_of = _told_apart(carried, _panel, of_surrogates=False)
+    surrogate_of = _told_apart(carried, lambda record: method_label(record).partition(VIA)[2], of_surrogates=True)
     groups = {
         name: group
-        for name, group in grouped(
-            carried, lambda r: f"{r.spec.attack}, {r.spec.dataset.name}, {r.spec.goal}, {r.spec.budget}"
-        ).items()
+        for name, group in grouped(carried, lambda record: panel_of[record.key]).items()
         if len({method_label(record) for record in group}) > 1 and len({target_label(record) for record in group}) > 1
     }
     if not groups:
@@ -49,25 +49,41 @@ def transfer(records: Sequence[CellRecord]) -> Drawing | None:
     figure, axes = panels(list(groups), width=4.4, height=3.6)
     words = []
     for panel, (name, group) in zip(axes, groups.items(), strict=True):
-        surrogates = sorted({_surrogate(record) for record in group}, key=lambda each: (each.count("+"), each))
+        surrogates = sorted({surrogate_of[record.key] for record in group}, key=lambda each: (each.count("+"), each))
         targets = sorted({target_label(record) for record in group})
         values = np.full((len(surrogates), len(targets)), np.nan)
         for row, surrogate in enumerate(surrogates):
             for column, target in enumerate(targets):
                 found = [
-                    100 * record.metrics.valid_accuracy
+                    100 * (metrics.raw_accuracy if version_of(record) == "raw" else metrics.valid_accuracy)
                     for record in group
-                    if record.metrics and (_surrogate(record), target_label(record)) == (surrogate, target)
+                    if (metrics := record.metrics)
+                    and (surrogate_of[record.key], target_label(record)) == (surrogate, target)
                 ]
                 values[row, column] = np.mean(found) if found else np.nan
-        _matrix(panel, values, surrogates, targets, "{:.1f}")
+        _matrix(panel, values, [each.replace("+", "+\n") for each in surrogates], targets, "{:.1f}")
         panel.set(xlabel="target", ylabel="surrogate")
         words.append(f"{name}: accuracies of {np.nanmin(values):.1f} to {np.nanmax(values):.1f}%")
     return Drawing(figure, "Transfer", f"Accuracy of each target under each surrogate's images. {'; '.join(words)}.")
 
 
-def _surrogate(record: CellRecord) -> str:
-    return method_label(record).partition(VIA)[2].replace("+", "+\n")
+def _panel(record: CellRecord) -> str:
+    return f"{record.spec.attack}, {record.spec.dataset.name}, {record.spec.goal}, {record.spec.budget}"
+
+
+def _told_apart(
+    records: Sequence[CellRecord], label: Callable[[CellRecord], str], *, of_surrogates: bool
+) -> dict[str, str]:
+    """Each result's label, with the parameters in which those of one label differ: its surrogates', or all others."""
+    labels: dict[str, str] = {}
+    for name, group in grouped(records, label).items():
+        values = {record.key: flat(record.spec.parameters) for record in group}
+        own = {
+            key: {way: value for way, value in each.items() if way.startswith("surrogate") is of_surrogates}
+            for key, each in values.items()
+        }
+        labels.update(told_apart(name, own))
+    return labels
 
 
 @dataclass(frozen=True)
