@@ -62,11 +62,13 @@ def digest(content: Any) -> str:
 
 def digest_state(state: Mapping[str, "Tensor"]) -> str:
     """Hash tensors with their names, types and shapes. 32 hex digits."""
+    import torch  # lazy: takes a second
+
     hasher = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         hasher.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        hasher.update(tensor.flatten().view(tensor.dtype).numpy().tobytes())
+        hasher.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()[:32]
 
 

@@ -19,7 +19,7 @@ from advbench.bench.summary import phase, summarise
 from advbench.errors import AdvbenchError, BudgetSpent, FitDiverged, StorageError
 from advbench.files import digest, home
 from advbench.kept import kept_folder
-from advbench.methods import Context, Perturber, TrainingImages
+from advbench.methods import Context, Perturber, TrainingImages, Transfer
 from advbench.progress import Progress
 from advbench.results import CellRecord, Flag, Metrics, ResultStore, environment
 from advbench.seeding import derive_seed
@@ -159,7 +159,8 @@ def _result_flags(prepared: Prepared, evaluation: Evaluation) -> list[Flag]:
     needs = method.needs(goal)
     if not needs.fit | needs.perturb:
         return []
-    return loss_flags(evaluation.samples, goal, only_changed=method.returns_failures_clean)
+    moving = method.inner if isinstance(method, Transfer) else method
+    return loss_flags(evaluation.samples, goal, only_changed=moving.returns_failures_clean)
 
 
 def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Context:

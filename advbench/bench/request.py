@@ -11,9 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from advbench.bench.diagnose import PROBED_IMAGES, target_flags
 from advbench.bench.evaluate import Answers, clean_answers
-from advbench.datasets import FIXED, Dataset, DatasetSpec, LabelledImages, check_dataset, load_dataset
-from advbench.errors import InvalidConfig, StorageError
-from advbench.files import code_digest, file_hash
+from advbench.datasets import FIXED, Dataset, DatasetSpec, LabelledImages, check_dataset, listing, load_dataset
+from advbench.errors import InvalidConfig, StorageError, UnknownName
+from advbench.files import code_digest, digest, file_hash
 from advbench.methods import Method, Setting, Transfer, build_method
 from advbench.progress import Progress
 from advbench.registry import ATTACKS
@@ -26,6 +26,7 @@ from advbench.targets import (
     Target,
     check_architecture,
     make_classifier,
+    own_digest,
     own_source,
 )
 from advbench.threat import Budget, ThreatModel, threat_model
@@ -137,7 +138,41 @@ def _hashes(given: Mapping[str, Any]) -> dict[str, str]:
     named = [*given["options"].values(), *(spec.init for spec in made)]
     files = {name: Path(name) for name in named if isinstance(name, str) and Path(name).suffix}
     files |= {spec.architecture: source for spec in made if spec.is_own and (source := own_source(spec.architecture))}
-    return {name: _hash_of(path, path.stat().st_mtime_ns) for name, path in files.items() if path.is_file()}
+    files |= _plugin_source(given["attack"])
+    hashes = {name: _hash_of(path, path.stat().st_mtime_ns) for name, path in files.items() if path.is_file()}
+    dataset = given["dataset"]
+    if dataset.name not in FIXED and dataset.folder.is_dir():
+        hashes[str(dataset.folder)] = _listing_of(dataset.folder, _stamp(dataset.folder))
+    return hashes
+
+
+def _plugin_source(attack: str) -> dict[str, Path]:
+    """The file of a method that another package brings, by the method's name; nothing for those that are here."""
+    try:
+        location = ATTACKS.entry(attack).location
+    except UnknownName:  # told when the method is made
+        return {}
+    source = None if location.startswith("advbench.") else own_source(location)
+    return {} if source is None else {attack: source}
+
+
+def _source(attack: str) -> dict[str, str]:
+    """A parameter that stands for the code of a method from another package, which is not in advbench's own hash."""
+    source = _plugin_source(attack).get(attack)
+    return {} if source is None or not source.is_file() else {"source": f"sha256:{file_hash(source)}"}
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """When anything was last added to a folder's classes, or taken away."""
+    inner = [path for path in folder.iterdir() if path.is_dir()]
+    deeper = [path for each in inner for path in each.iterdir() if path.is_dir()]
+    return tuple(path.stat().st_mtime_ns for path in (folder, *sorted(inner), *sorted(deeper)))
+
+
+@cache
+def _listing_of(folder: Path, stamp: tuple[int, ...]) -> str:  # noqa: ARG001
+    """Once a folder and state of it: a suite has many cells."""
+    return listing(folder)
 
 
 @cache
@@ -173,13 +208,21 @@ class Prepared:
 
 def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
     """Make the target on its device, from the cache where it was made before."""
+    target = _made_target(spec, dataset, runtime, progress)
+    source = own_digest(spec.architecture)
+    if source is not None:  # equal weights in another function are another target
+        target.fingerprint = digest([target.fingerprint, source])
+    return target.to(runtime.torch_device)
+
+
+def _made_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
     made = make_classifier(spec, dataset, runtime, progress, role="target")
     if isinstance(made, Target):
-        return made.to(runtime.torch_device)
-    target = ModuleTarget(
-        made, len(dataset.classes), spec.architecture, spec.architecture, fast_dtype=runtime.inference_dtype
-    )
-    return target.to(runtime.torch_device)
+        return made
+    return ModuleTarget(
+        made, len(dataset.classes), spec.architecture, spec.architecture, runtime.inference_dtype,
+        folds=not spec.is_own,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -297,7 +340,7 @@ def prepare(request: RunRequest, progress: Progress, workshop: Workshop | None =
     target = workshop.target(request.target, dataset, request.runtime, progress)
     spec = CellSpec(
         attack=ATTACKS.canonical(request.attack),
-        parameters=_by_content(method.model_dump(mode="json", by_alias=True)),
+        parameters=_by_content(method.model_dump(mode="json", by_alias=True)) | _source(request.attack),
         target=TargetIdentity(
             name=target.name,
             architecture=target.architecture,

@@ -61,7 +61,8 @@ _TARGET_OPTIONS = (
     click.option("--target", required=True, metavar="NAME", help="torchvision name, timm:NAME or MODULE:FACTORY."),
     click.option("--init", default="scratch", show_default=True, help="scratch, imagenet, or a checkpoint's path."),
     click.option("--target-normalisation", type=click.Choice(["none", "imagenet", "half"]),
-                 help="Put inside the target. imagenet with --init imagenet or folders of images, else none."),
+                 help="Put inside the target. With --init imagenet what its weights expect, imagenet for folders of "
+                      "images, else none."),
     click.option("--target-images", type=click.IntRange(2), metavar="N",
                  help="Fit images that the target sees. All, if left out."),
     click.option("--target-epochs", type=click.IntRange(0), help="20, or 0 for a checkpoint or one's own factory."),
@@ -89,15 +90,17 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def training_of(given: dict[str, Any]) -> "ClassifierSpec":
     """The target's specification from the command line's values."""
-    from advbench.targets import ClassifierSpec, Training
+    from advbench.targets import ClassifierSpec, Normalisation, Training, imagenet_normalisation
 
     architecture, init = given["target"], given["init"]
     own = ":" in architecture and not architecture.startswith("timm:")
     epochs = given["target_epochs"]
     if epochs is None:
         epochs = 0 if own or init not in ("scratch", "imagenet") else 20
-    folders = given["dataset"].startswith("image")
-    normalisation = given["target_normalisation"] or ("imagenet" if init == "imagenet" or folders else "none")
+    usual: Normalisation = "imagenet" if given["dataset"].startswith("image") else "none"
+    if init == "imagenet":
+        usual = imagenet_normalisation(architecture)
+    normalisation = given["target_normalisation"] or usual
     return ClassifierSpec(
         architecture=architecture,
         init=init,

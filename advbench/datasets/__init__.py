@@ -2,6 +2,7 @@
 
 from advbench.datasets.base import ArrayPixels, Dataset, LabelledImages, divide, stratified_order
 from advbench.datasets.catalog import FIXED, DatasetSpec, check_dataset, load_dataset
+from advbench.datasets.folders import listing
 
 __all__ = [
     "FIXED",
@@ -11,6 +12,7 @@ __all__ = [
     "LabelledImages",
     "check_dataset",
     "divide",
+    "listing",
     "load_dataset",
     "stratified_order",
 ]

@@ -13,7 +13,7 @@ from advbench.errors import InvalidConfig, InvalidData
 from advbench.files import digest, digest_state
 from advbench.tensors import Images, Labels, Rows
 
-__all__ = ["ArrayPixels", "Dataset", "LabelledImages", "PixelSource", "divide", "stratified_order"]
+__all__ = ["ArrayPixels", "Dataset", "LabelledImages", "PixelSource", "divide", "held_out", "stratified_order"]
 
 
 class PixelSource(Protocol):
@@ -134,6 +134,29 @@ def stratified_order(labels: Labels, seed: int) -> Rows:
     return by_class[torch.argsort(rank_in_class, stable=True)]
 
 
+def held_out(labels: Labels, share: float, seed: int) -> tuple[Rows, Rows]:
+    """Take a share of the samples, balanced over the classes as far as each can bear it; and what is left.
+
+    No class gives more than twice the share of its own, or its last sample: what is rare stays in both parts.
+    """
+    order = stratified_order(labels, seed)
+    counts = torch.bincount(labels)
+    bearable = torch.minimum((2 * share * counts).ceil().long(), (counts - 1).clamp(min=0))
+    ranks = torch.zeros(len(order), dtype=torch.long)
+    for label in range(len(counts)):
+        own = labels[order] == label
+        ranks[own] = torch.arange(int(own.sum()))
+    can = ranks < bearable[labels[order]]
+    taken = can & (can.cumsum(0) <= round(share * len(labels)))
+    return order[taken], order[~taken]
+
+
+def _without(images: LabelledImages, others: LabelledImages) -> LabelledImages:
+    """Those that are not among the others."""
+    known = set(others.ids)
+    return images.subset(torch.tensor([at for at, own in enumerate(images.ids) if own not in known], dtype=torch.long))
+
+
 def divide(
     name: str,
     classes: Sequence[str],
@@ -144,18 +167,16 @@ def divide(
     validation_share: float,
     seed: int,
 ) -> Dataset:
-    """Cut a validation part from ``train``; an image that also occurs in the fit part stays there.
+    """Cut a validation part from ``train``; of an image's copies, those outside of the first part are left out.
+
+    The evaluation part comes first, then validation.
 
     Raises:
         InvalidData: A part is empty or holds a single class.
     """
-    order = stratified_order(train.labels, seed)
-    held_out = round(validation_share * len(train))
-    candidates, kept = order[:held_out], order[held_out:]
-    fit_ids = {train.ids[position] for position in kept.tolist()}
-    leaks = torch.tensor([train.ids[position] in fit_ids for position in candidates.tolist()], dtype=torch.bool)
-    fit = train.subset(torch.cat([kept, candidates[leaks]]))
-    validation = train.subset(candidates[~leaks])
+    train = _without(train, evaluation)
+    taken, kept = (train.subset(rows) for rows in held_out(train.labels, validation_share, seed))
+    fit, validation = _without(kept, taken), taken
     for part, images in (("fit", fit), ("validation", validation), ("evaluation", evaluation)):
         present = len(set(images.labels.tolist()))
         if present < 2:

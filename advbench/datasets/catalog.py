@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from advbench.datasets.base import ArrayPixels, Dataset, LabelledImages, divide, stratified_order
+from advbench.datasets.base import ArrayPixels, Dataset, LabelledImages, divide, held_out
 from advbench.datasets.folders import class_folders, draw_classes, read_folder, split_folders
 from advbench.errors import InvalidConfig, InvalidData
 from advbench.registry import DATASETS
@@ -106,9 +106,7 @@ def load_digits_dataset(spec: DatasetSpec) -> Dataset:
 
 
 def _divide_whole(spec: DatasetSpec, classes: list[str], size: int, whole: LabelledImages) -> Dataset:
-    order = stratified_order(whole.labels, SPLIT_SEED)
-    count = round(EVALUATION_SHARE * len(whole))
-    evaluation, train = whole.subset(order[:count]), whole.subset(order[count:])
+    evaluation, train = (whole.subset(rows) for rows in held_out(whole.labels, EVALUATION_SHARE, SPLIT_SEED))
     return _divide(spec, classes, size, train, evaluation)
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from advbench.datasets.base import LabelledImages
 from advbench.errors import InvalidConfig, InvalidData
+from advbench.files import digest
 from advbench.tensors import Rows
 
-__all__ = ["FilePixels", "class_folders", "draw_classes", "read_folder", "split_folders"]
+__all__ = ["FilePixels", "class_folders", "draw_classes", "listing", "read_folder", "split_folders"]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -42,10 +43,22 @@ class FilePixels:
         try:
             with warnings.catch_warnings(), Image.open(path) as image:
                 warnings.simplefilter("ignore")  # odd metadata is no reason to doubt the pixels
-                rgb = image.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+                rgb = _eight_bits(image).convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
             raise InvalidData(f"cannot read image {path}: {error}; remove or replace the file") from error
         return torch.from_numpy(np.array(rgb).transpose(2, 0, 1).copy())
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits of grey to the 8 that are computed with; Pillow's own conversion would cut them off at 255."""
+    if image.mode == "F":
+        raise ValueError("it holds floating-point numbers, whose range nobody states; save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+        raise ValueError("it holds whole numbers beyond 16 bits; save it with 8 or 16 bits")
+    return Image.fromarray(np.round(grey / 257).astype(np.uint8))
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -96,7 +109,7 @@ def read_folder(root: Path, classes: Sequence[str], size: int) -> LabelledImages
         folder = root / name
         if not folder.is_dir():
             raise InvalidData(f"no folder {folder}: every class of the training part must be there too")
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in folder.rglob("*") if _is_image(path.relative_to(folder)))
         if not files:
             raise InvalidData(f"no images in {folder}: expected {', '.join(sorted(SUFFIXES))} files")
         paths += files
@@ -104,6 +117,17 @@ def read_folder(root: Path, classes: Sequence[str], size: int) -> LabelledImages
     with ThreadPoolExecutor() as pool:
         ids = tuple(pool.map(_file_id, paths))
     return LabelledImages(FilePixels(tuple(paths), size), torch.arange(len(paths)), torch.tensor(labels), ids)
+
+
+def listing(root: Path) -> str:
+    """A hash of the names and sizes of all image files below a folder, without reading any."""
+    named = [(path.relative_to(root), path) for path in root.rglob("*")]
+    return digest(sorted([place.as_posix(), path.stat().st_size] for place, path in named if _is_image(place)))
+
+
+def _is_image(place: Path) -> bool:
+    """Whether a path below a class's folder is an image's, and no part of it is hidden."""
+    return place.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in place.parts)
 
 
 def _file_id(path: Path) -> str:

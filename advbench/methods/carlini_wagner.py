@@ -88,7 +88,7 @@ class CarliniWagner(MinimalMethod):
 
     def _penalty(self, state: "_Descent", scores: Scores, part: slice) -> Tensor:
         """What is added to the squared length: c times how far the class is from being left."""
-        return state.c[part] * (margin(scores, state.labels[part]) + self.kappa).clamp(min=0)
+        return state.c[part].to(scores.device) * (margin(scores, state.labels[part]) + self.kappa).clamp(min=0)
 
 
 @dataclass

@@ -120,7 +120,7 @@ class Epochs(ABC):
 
     def _average(self, tensors: list[Tensor]) -> None:
         """Average over processes, in one message."""
-        if self.fabric.world_size == 1:
+        if self.fabric.world_size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         reduced = cast(Tensor, self.fabric.all_reduce(flat, reduce_op="mean"))
@@ -139,8 +139,11 @@ class Epochs(ABC):
             part.load_state_dict(state[name])
         for name in ("history", *self._extra_state()):
             setattr(self, name, state[name])
-        if self.fabric.is_global_zero:
-            self.access.recall(self.before[0] + state["spent"], self.before[1] + state["seconds"])
+        # What all processes asked is divided among them by samples: each holds to its share of a limit.
+        own = torch.zeros_like(state["spent"])
+        mine = slice(self.fabric.global_rank, None, self.fabric.world_size)
+        own[:, mine] = state["spent"][:, mine]
+        self.access.recall(self.before[0] + own, self.before[1] + state["seconds"])
 
 
 class EpochFit(Epochs):

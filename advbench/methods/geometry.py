@@ -9,6 +9,9 @@ from advbench.types import Norm
 
 __all__ = ["clip_to_budget", "dual", "lengths", "movable", "project", "sparse_step", "unit_step"]
 
+SMALLEST_SHRINK = 1e-7
+"""By which part an image is drawn in that rounding has left beyond its budget; doubled until it is within."""
+
 DUALS = {Norm.LINF: Norm.L1, Norm.L2: Norm.L2, Norm.L1: Norm.LINF}
 
 
@@ -19,11 +22,12 @@ def dual(norm: Norm) -> Norm:
 
 def lengths(delta: Tensor, norm: Norm = Norm.L2) -> Tensor:
     """Norms over all but the first axis, ``(batch, ...) -> (batch, 1, 1, 1)``."""
-    if norm is Norm.L1:  # vector_norm adds one by one, and errs by a hundred-thousandth
-        return delta.abs().flatten(1).sum(dim=1).view(-1, 1, 1, 1)
-    order = {Norm.LINF: torch.inf, Norm.L2: 2}[norm]
-    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), order, dim=1)
-    return norms.view(-1, 1, 1, 1)
+    flat = delta.flatten(1)
+    if norm is Norm.LINF:
+        return flat.abs().amax(dim=1).view(-1, 1, 1, 1)
+    # vector_norm adds one by one, and errs by up to a hundred-thousandth.
+    sizes = flat.abs().sum(dim=1) if norm is Norm.L1 else flat.square().sum(dim=1).sqrt()
+    return sizes.view(-1, 1, 1, 1)
 
 
 def unit_step(gradient: Images, norm: Norm) -> Images:
@@ -116,9 +120,25 @@ def clip_to_budget(perturbed: Images, images: Images, budget: Budget) -> Images:
     if budget.epsilon is not None and budget.norm is Norm.L1:
         room = torch.where(delta > 0, 1 - images, images)
         delta = _project_l1(delta, _like(budget.epsilon, delta), room)
-        # Rounding of the sum adds up over thousands of values that have each moved a little.
-        rounded = lengths((images + delta).double() - images, Norm.L1).clamp(min=1e-12)
-        delta = delta * (budget.epsilon / rounded).clamp(max=1).to(delta.dtype)
     elif budget.epsilon is not None:
         delta = project(delta, budget.norm, budget.epsilon)
-    return (images + delta).clamp(0, 1)
+    clipped = (images + delta).clamp(0, 1)
+    return clipped if budget.epsilon is None else _rounded_within(clipped, images, budget.norm, budget.epsilon)
+
+
+def _rounded_within(perturbed: Images, images: Images, norm: Norm, epsilon: float) -> Images:
+    """Draw those images in a little that rounding has left beyond the budget.
+
+    ``images + delta`` is rounded value by value, which adds up over thousands of values that have each moved a little;
+    and so little that scaling them all may change none. So they are drawn in further, until it shows.
+    """
+    if norm is Norm.LINF or not len(images):
+        return perturbed
+    shrink = SMALLEST_SHRINK
+    while True:
+        over = lengths(perturbed.double() - images, norm).flatten() > epsilon
+        if not over.any():
+            return perturbed
+        perturbed = perturbed.clone()
+        perturbed[over] = images[over] + (1 - shrink) * (perturbed[over] - images[over])
+        shrink = min(1.0, 2 * shrink)

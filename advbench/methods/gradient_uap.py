@@ -63,7 +63,7 @@ class _GradientFit(UniversalFit):
             step = (1 - done) * self.method.relative_step * epsilon
             self.v = project(self.v + step * unit_step(gradient, self.budget.norm), self.budget.norm, epsilon)
             total += loss
-            task.advance(loss=float(loss) / len(rows))
+            task.advance(loss=float(loss) / max(1, len(rows)))
         return {"loss": float(self._sum_over_processes(total)) / len(self.train.fit)}
 
     def _gradient(self, rows: Rows, labels: Labels) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,8 @@ class Imitation(Epochs):
     def _epoch(self, task: Task, generator: torch.Generator) -> dict[str, float]:
         self._learn()
         done, totals = len(self.history) * self._steps, torch.zeros(2, dtype=torch.float64)
-        for step, batch in enumerate(epoch_batches(len(self.train.fit), self.batch_size, generator), start=done):
+        batches = epoch_batches(len(self.train.fit), self.batch_size, generator, self.fabric.world_size)
+        for step, batch in enumerate(batches, start=done):
             share = (1 + math.cos(math.pi * step / (self.epochs * self._steps))) / 2
             self.optimizer.param_groups[0]["lr"] = share * self.rate
             rows = self._share(batch)

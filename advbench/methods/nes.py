@@ -1,11 +1,14 @@
 """Gradients estimated from scores by natural evolution strategies."""
 
+from typing import Self
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from advbench.access import Access
-from advbench.methods.base import Context
+from advbench.errors import InvalidConfig
+from advbench.methods.base import Context, Setting
 from advbench.methods.geometry import clip_to_budget, unit_step
 from advbench.methods.gradient import AimedMethod
 from advbench.methods.walk import Walk
@@ -27,7 +30,7 @@ class NES(AimedMethod):
 
     Deviations: the loss is the log-odds of the class, whose gradient has the direction of the log-probability's and
     does not vanish where the class is certain; y is the predicted class unless ``label`` is ``true``; fixed step
-    length; to enhance, images do not leave early.
+    length; to enhance, images do not leave early; what the target is asked about is kept in [0, 1].
 
     Args:
         queries: The most queries an image, all included; whole steps only are made of them.
@@ -42,6 +45,16 @@ class NES(AimedMethod):
     directions: int = Field(default=25, ge=1)
     sigma: float = Field(default=0.001, gt=0)
     relative_step: float = Field(default=0.125, gt=0)
+
+    def resolve(self, setting: Setting) -> Self:
+        """Check that the queries make a step, and that there is a budget."""
+        if self.queries < 2 * self.directions + 1:
+            raise InvalidConfig(
+                f"--queries {self.queries} make no step of nes with --directions {self.directions}, which takes "
+                f"{2 * self.directions + 1}: give more queries or fewer directions",
+                option="queries",
+            )
+        return super().resolve(setting)
 
     def perturb(self, images: Images, access: Access, context: Context) -> Images:
         """Take as many steps as the queries suffice for."""
@@ -69,8 +82,9 @@ class NES(AimedMethod):
                     for direction in group.tolist()
                 ]
             ).to(points.device)
-            rises = self._odds(points + self.sigma * noise, walk, access)
-            falls = self._odds(points - self.sigma * noise, walk, access)
+            rises, falls = (
+                self._odds((points + sign * self.sigma * noise).clamp(0, 1), walk, access) for sign in (1, -1)
+            )
             total += ((rises - falls).view(len(group), -1, 1, 1, 1) * noise).sum(dim=0)
         return total / (2 * self.sigma * self.directions)
 

@@ -146,9 +146,12 @@ class Transfer(Method):
 
     def _target(self, classifiers: Sequence[Classifier], context: Context) -> Target:
         """The surrogates as the inner method's target."""
+        dtype = context.runtime.inference_dtype
         members = [
-            ModuleTarget(classifier, context.num_classes, name, name, context.runtime.inference_dtype)
-            for classifier, name in zip(classifiers, (spec.architecture for spec in self.surrogates), strict=True)
+            ModuleTarget(
+                classifier, context.num_classes, spec.architecture, spec.architecture, dtype, folds=not spec.is_own
+            )
+            for classifier, spec in zip(classifiers, self.surrogates, strict=True)
         ]
         target = members[0] if len(members) == 1 else EnsembleTarget(members, self.fusion)
         return target.to(context.runtime.torch_device)

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from advbench.access import Access
 from advbench.errors import InvalidConfig
+from advbench.methods.adapters.base import Adapter
 from advbench.methods.base import Context, ImageMethod, Setting, TrainingImages
 from advbench.methods.build import build_method
 from advbench.methods.geometry import project
@@ -124,10 +125,12 @@ class _UAPFit(UniversalFit):
 
     def _inner(self, images: Images, rows: Rows, labels: Labels) -> Images:
         access = self.access.at(rows)
-        if not isinstance(self.inner, MinimalMethod):
-            return self.inner.perturb(images, access, self.context)
         # The shortest perturbation from here: only v as a whole is held to the budget.
         context = replace(self.context, budget=Budget(norm=self.budget.norm))
+        if isinstance(self.inner, Adapter) and not self.inner.peer.bounded:
+            return self.inner.perturb(images, access, context)
+        if not isinstance(self.inner, MinimalMethod):
+            return self.inner.perturb(images, access, self.context)
         return self.inner.shortest(images, labels.to(images.device), access, context)
 
     def _answers_to(self, change: Callable[[Images], Images]) -> Labels:

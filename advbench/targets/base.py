@@ -205,7 +205,8 @@ class ModuleTarget(Target):
     """A classifier that is a torch module.
 
     It is put in eval mode and its parameters are frozen. Float32 answers come from the module as it is; the fast form
-    (batch norm folded, channels_last, bfloat16 where allowed) serves where a method allows it.
+    (channels_last, bfloat16 where allowed, batch norm folded where the network is known) serves where a method allows
+    it.
 
     Args:
         module: Maps [0, 1] images to logits.
@@ -213,6 +214,8 @@ class ModuleTarget(Target):
         name: For people.
         architecture: What a known-structure threat model reveals.
         fast_dtype: The fast form's precision.
+        folds: Whether the fast form folds batch norms, which changes logits by rounding alone: for torchvision's and
+            timm's networks. Of code that nobody knows it might lose randomness, or gradients of its own.
     """
 
     def __init__(
@@ -222,7 +225,10 @@ class ModuleTarget(Target):
         name: str = "module",
         architecture: str = "unknown",
         fast_dtype: torch.dtype = torch.float32,
+        *,
+        folds: bool = False,
     ) -> None:
+        self._folds = folds
         self._module = module.eval().requires_grad_(False)
         self._fast: nn.Module | None = None
         self.fast_dtype = fast_dtype
@@ -246,8 +252,8 @@ class ModuleTarget(Target):
         module = self._fast_module() if fast else self._module
         dtype = self.fast_dtype if fast else torch.float32
         with torch.inference_mode():
-            pieces = [
-                module(piece.to(self._device, dtype, memory_format=torch.channels_last))
+            pieces = [  # of copies, which the module may write to
+                module(piece.to(self._device, dtype, memory_format=torch.channels_last, copy=True))
                 for piece in images.detach().split(chunk_size(images))
             ]
             answer = torch.cat(pieces).float()
@@ -261,7 +267,7 @@ class ModuleTarget(Target):
         module = self.differentiable()
 
         def scored(inputs: Images, part: slice) -> tuple[Tensor, Scores]:
-            logits = module(inputs)
+            logits = module(inputs).float()
             return losses(logits, part), logits
 
         return differentiate(images, self._device, scored, count, chunk_size(images))
@@ -274,7 +280,8 @@ class ModuleTarget(Target):
         """Pass through the float32 fast form and keep what the way back needs."""
         if not len(images):
             return PullbackAnswer(self.scores(images), lambda cotangent: torch.zeros_like(images))  # noqa: ARG005
-        return hold(images, self._device, self.differentiable(), chunk_size(images))
+        module = self.differentiable()
+        return hold(images, self._device, lambda inputs: module(inputs).float(), chunk_size(images))
 
     def module(self) -> nn.Module:
         """Give a copy, which cannot change this target."""
@@ -288,7 +295,7 @@ class ModuleTarget(Target):
 
     def _fast_module(self) -> nn.Module:
         if self._fast is None:
-            self._fast = fast_form(self._module, self.fast_dtype)
+            self._fast = fast_form(self._module, self.fast_dtype, folds=self._folds)
         return self._fast
 
 
@@ -335,8 +342,10 @@ class FunctionTarget(Target):
         return self._call(images, torch.Size([len(images), self.num_classes])).float()
 
     def _call(self, images: Images, shape: torch.Size) -> Tensor:
+        if not len(images):
+            return images.new_zeros(shape)
         with torch.no_grad():
-            answer = torch.as_tensor(self._function(images.detach().cpu()))
+            answer = torch.as_tensor(self._function(images.detach().cpu().clone()))  # its own, to write to
         if answer.shape != shape:
             raise InvalidData(
                 f"target '{self.name}' returned shape {tuple(answer.shape)} for {len(images)} images: "

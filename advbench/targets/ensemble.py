@@ -84,7 +84,7 @@ class EnsembleTarget(Target):
         modules = [member.differentiable() for member in self._members]
 
         def scored(inputs: Images, part: slice) -> tuple[Tensor, Scores]:
-            logits = torch.stack([module(inputs) for module in modules])
+            logits = torch.stack([module(inputs).float() for module in modules])
             fused = self._fuse(logits)
             if self._fusion == "loss":
                 return torch.stack([losses(own, part) for own in logits]).mean(dim=0), fused
@@ -108,7 +108,7 @@ class EnsembleTarget(Target):
         modules = [member.differentiable() for member in self._members]
 
         def scored(inputs: Images) -> Scores:
-            return self._fuse(torch.stack([module(inputs) for module in modules]))
+            return self._fuse(torch.stack([module(inputs).float() for module in modules]))
 
         return hold(images, self._device, scored, max(1, chunk_size(images) // len(modules)))
 

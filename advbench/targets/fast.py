@@ -1,38 +1,57 @@
 """A network's fast execution form: the same function, with less work for each image."""
 
 import copy
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.fx.experimental.optimization import fuse
 
 from advbench.datasets import LabelledImages
 
 __all__ = ["fast_form", "restore_batch_norms"]
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 MEASURED_IMAGES = 256
 """On which folded batch norms take their statistics."""
 
 
-def fast_form(module: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+def fast_form(module: nn.Module, dtype: torch.dtype = torch.float32, *, folds: bool = True) -> nn.Module:
     """Copy a network in eval mode with its batch norms folded into the convolutions before them, in channels_last.
 
     Logits change by rounding alone in float32 (a test holds this); bfloat16 halves the time again and moves some
-    labels, so it serves fitting and never scoring. A network that torch.fx cannot trace keeps its batch norms.
+    labels, so it serves fitting and never scoring. A network that torch.fx cannot trace keeps its batch norms; so
+    does one that uses a convolution twice, which torch.fx would fold as if it were two.
 
     Args:
         module: In eval mode, with frozen parameters.
         dtype: Of the copy's parameters and inputs.
+        folds: Whether batch norms are folded. Only for networks whose code is known: torch.fx runs a module's Python
+            once, and what it draws at random, or makes of its gradients, is lost without an error.
 
     Returns:
         A copy that does not share parameters with ``module``.
     """
+    folded = _folded(module) if folds else None
+    fast = copy.deepcopy(module) if folded is None else folded
+    frozen: nn.Module = fast.eval().requires_grad_(False)
+    if dtype is not torch.float32:  # what has parameters of another type keeps them, and sees to its inputs itself
+        frozen = frozen.to(dtype)
+    return frozen.to(memory_format=torch.channels_last)
+
+
+def _folded(module: nn.Module) -> nn.Module | None:
+    """A copy whose batch norms are folded; None where torch.fx cannot do it, or does it wrongly."""
     try:
         fast = fuse(module, no_trace=False)
     except Exception:  # torch.fx raises whatever the traced code raises
-        fast = copy.deepcopy(module)
-    frozen: nn.Module = fast.eval().requires_grad_(False).to(dtype)
-    return frozen.to(memory_format=torch.channels_last)
+        return None
+    assert isinstance(fast, GraphModule)
+    called = Counter(node.target for node in fast.graph.nodes if node.op == "call_module")
+    twice = [name for name, count in called.items() if count > 1]
+    return None if any(isinstance(fast.get_submodule(str(name)), CONVOLUTIONS) for name in twice) else fast
 
 
 def restore_batch_norms(module: nn.Module, images: LabelledImages) -> None:

@@ -22,7 +22,7 @@ from advbench.seeding import seeded
 from advbench.targets.base import Classifier, Target
 from advbench.targets.fast import restore_batch_norms
 from advbench.targets.weights import imagenet_state, load_into, read_state, with_versions
-from advbench.targets.zoo import Normalisation, build_network, normaliser, own_factory
+from advbench.targets.zoo import Normalisation, build_network, normaliser, own_digest, own_factory
 
 __all__ = ["ClassifierSpec", "Training", "epoch_batches", "make_classifier", "untrained_classifier"]
 
@@ -78,10 +78,14 @@ class ClassifierSpec(BaseModel):
         return ":" in self.architecture and not self.architecture.startswith("timm:")
 
 
-def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> Sequence[Tensor]:
-    """Shuffle ``count`` positions into batches; a last batch of one joins its neighbour, for batch norm's sake."""
+def epoch_batches(count: int, batch_size: int, generator: torch.Generator, processes: int = 1) -> Sequence[Tensor]:
+    """Shuffle ``count`` positions into batches.
+
+    A last batch that would leave one of the processes that share it with less than two, too few for batch norm, joins
+    its neighbour.
+    """
     batches = list(torch.randperm(count, generator=generator).split(batch_size))
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if len(batches) > 1 and len(batches[-1]) < 2 * processes:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
@@ -104,10 +108,12 @@ def make_classifier(
     """
     classes = len(dataset.classes)
     classifier, has_head = untrained_classifier(spec, classes, dataset.image_size)
-    if isinstance(classifier, Target) or (spec.is_own and not spec.training.epochs):
+    if isinstance(classifier, Target):
         return classifier
     if spec.training.epochs:
         _train_once(classifier, spec, dataset, runtime, progress, role)
+    elif spec.is_own and has_head:
+        return classifier
     elif not has_head:
         raise InvalidConfig(
             f"{spec.architecture} with --init {spec.init} has no head for {classes} classes and 0 epochs to train "
@@ -127,15 +133,27 @@ def untrained_classifier(spec: ClassifierSpec, classes: int, image_size: int) ->
         InvalidWeights: The initial weights are missing or do not fit.
     """
     if spec.is_own:
-        own = own_factory(spec.architecture, classes)
+        with seeded(spec.training.seed, "classifier", "init"):
+            own = own_factory(spec.architecture, classes)
+        has_head = _initialise_own(own, spec)
         if isinstance(own, Target) or not spec.training.epochs:
-            return own, True
-        network, has_head = own.network, True
+            return own, has_head
+        network = own.network
     else:
         with seeded(spec.training.seed, "classifier", "init"):
             network = build_network(spec.architecture, classes, image_size)
         has_head = _initialise(network, spec)
     return Classifier(network, normaliser(spec.normalisation)), has_head
+
+
+def _initialise_own(own: Classifier | Target, spec: ClassifierSpec) -> bool:
+    """Load the initial weights where there are any; say whether there is a head."""
+    if spec.init == "scratch":
+        return True
+    if isinstance(own, Target) or spec.init == "imagenet":
+        what = "no torch module" if isinstance(own, Target) else "no torchvision architecture"
+        raise InvalidConfig(f"{spec.architecture} is {what}: --init {spec.init} cannot be loaded into it; leave it out")
+    return load_into(own.network, read_state(Path(spec.init)), source=spec.init)
 
 
 def _initialise(network: nn.Module, spec: ClassifierSpec) -> bool:
@@ -157,6 +175,7 @@ def _train_once(
         "start": digest_state(classifier.state_dict()),
         "images": images.digest,
         "image_size": dataset.image_size,
+        **({"source": source} if (source := own_digest(spec.architecture)) else {}),
     }
     key = digest(identity)
     device = runtime.torch_device  # starts the other processes of a shared run, which wait for the folder as well
@@ -168,7 +187,8 @@ def _train_once(
             _train(classifier, images, spec, device, progress, checkpoint, role)
             seconds = time.perf_counter() - started
             with writing_folder(folder) as staging:
-                state = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
+                # Copies: a module that stands in a network under two names has each tensor twice.
+                state = {name: value.contiguous().clone() for name, value in classifier.network.state_dict().items()}
                 save_file(state, staging / weights.name)
                 (staging / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
             progress.say(f"trained {role} {spec.architecture} in {seconds:.0f} s; kept in {folder}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -115,6 +116,7 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -
         InvalidWeights: They belong to another architecture.
     """
     own = network.state_dict()
+    state = _as_named_now(state)
     head = _head_names(own)
     ignorable = {name for name in state if name.startswith(("aux1.", "aux2.", "AuxLogits."))}
     optional = {name for name in own if name.endswith("num_batches_tracked")}
@@ -132,6 +134,23 @@ def load_into(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -
     usable = {name: state[name] for name in own.keys() & state.keys() if head_fits or name not in head}
     network.load_state_dict(with_versions({**own, **usable}, network))
     return head_fits
+
+
+RENAMED = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(encoder_layer_\d+\.mlp\.)linear_1\."), r"\g<1>0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp\.)linear_2\."), r"\g<1>3."),
+)
+"""What torchvision's ImageNet files of DenseNet and ViT call otherwise than its networks; its loaders rename it too."""
+
+
+def _as_named_now(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in state.items():
+        for pattern, now in RENAMED:
+            name = pattern.sub(now, name)
+        renamed[name] = value
+    return renamed
 
 
 def write_weights(target: Target, path: Path) -> None:
@@ -152,7 +171,7 @@ def write_weights(target: Target, path: Path) -> None:
         raise InvalidConfig(f"{target.name} is no module: there are no weights to write")
     module = target.module()
     network = module.network if isinstance(module, Classifier) else module
-    write_bytes(path, save({name: value.cpu().contiguous() for name, value in network.state_dict().items()}))
+    write_bytes(path, save({name: value.cpu().contiguous().clone() for name, value in network.state_dict().items()}))
 
 
 def with_versions(state: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from advbench.errors import InvalidConfig, UnknownName
+from advbench.files import file_hash
 from advbench.targets.base import Classifier, Normalise, Target
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "Normalisation",
     "build_network",
     "check_architecture",
+    "imagenet_normalisation",
     "known_architectures",
     "normaliser",
+    "own_digest",
     "own_factory",
     "own_source",
 ]
@@ -31,6 +34,11 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """Mean and standard deviation a channel; ``none`` leaves [0, 1] as it is."""
+
+
+def imagenet_normalisation(architecture: str) -> Normalisation:
+    """What torchvision's ImageNet weights expect: of GoogLeNet and Inception v3 they are a port that had its own."""
+    return "half" if architecture in ("googlenet", "inception_v3") else "imagenet"
 
 
 def normaliser(name: Normalisation) -> nn.Module:
@@ -135,6 +143,12 @@ def own_source(location: str) -> Path | None:
     except Exception:  # whatever a package of one's own may raise; that is told when the factory is called
         return None
     return Path(found.origin) if found is not None and found.origin else None
+
+
+def own_digest(location: str) -> str | None:
+    """A hash of the source of ``module:factory``'s module, which decides what its networks do; None without one."""
+    source = own_source(location) if ":" in location and not location.startswith("timm:") else None
+    return file_hash(source) if source is not None and source.is_file() else None
 
 
 def own_factory(location: str, num_classes: int) -> Target | Classifier:

@@ -98,7 +98,7 @@ def trained(name: str, digits: Dataset, *, robust: bool, epochs: int = 8) -> nn.
 
 
 def ours(network: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
-    target = ModuleTarget(network, 10)
+    target = ModuleTarget(network, 10, folds=True)
     options = {"steps": settings.steps, "targets": settings.targets, "queries": settings.queries, "label": "true"}
     context = Context(Goal.DEGRADE, Budget(norm=settings.norm, epsilon=settings.epsilon), 0, images.shape[-1], 10)
     perturber = build_method("autoattack", options).restore({}, context)

@@ -76,8 +76,8 @@ def make_scene(model: str, size: int, count: int, epochs: int, epsilon: float) -
         train(network, digits, epochs)
         pool = torch.cat([part.images(slice(None)) for part in (digits.evaluation, digits.validation, digits.fit)])
         known = torch.cat([part.labels for part in (digits.evaluation, digits.validation, digits.fit)])
-        return Scene(ModuleTarget(network, CLASSES), pool[:count], known[:count], epsilon)
-    target = ModuleTarget(network, CLASSES)
+        return Scene(ModuleTarget(network, CLASSES, folds=True), pool[:count], known[:count], epsilon)
+    target = ModuleTarget(network, CLASSES, folds=True)
     images = torch.rand(count, 3, size, size)
     return Scene(target, images, target.labels(images), epsilon)
 

@@ -75,7 +75,10 @@ def on_digits(count: int) -> tuple[list[ModuleTarget], Tensor]:
     spec = ClassifierSpec(architecture="resnet18", training=Training(epochs=12))
     trained = make_classifier(spec, digits, Runtime(device="cpu"), SILENT)
     assert isinstance(trained, nn.Module)
-    targets = [ModuleTarget(small_cnn(digits), 10, "small CNN"), ModuleTarget(trained, 10, "ResNet-18")]
+    targets = [
+        ModuleTarget(small_cnn(digits), 10, "small CNN", folds=True),
+        ModuleTarget(trained, 10, "ResNet-18", folds=True),
+    ]
     return targets, digits.evaluation.images(slice(0, count))
 
 
@@ -87,7 +90,7 @@ def from_torchvision(
     torch.manual_seed(0)
     network = torchvision.models.get_model(architecture, weights=weights)
     images = torch.rand(count, 3, size, size)
-    return [ModuleTarget(network, 1000, f"{architecture}, {weights or 'random weights'}")], images
+    return [ModuleTarget(network, 1000, f"{architecture}, {weights or 'random weights'}", folds=True)], images
 
 
 def ours(target: ModuleTarget, images: Tensor, attack: str, norm: Norm) -> Tensor:

@@ -64,7 +64,7 @@ def make_fit(setup: Setup, trained: str, runtime: Runtime) -> Fit:
         Setting(Goal.DEGRADE, budget, size, setup.target)
     )
     assert isinstance(method, PGN)
-    attacked = ModuleTarget(classifier(setup.target, size), CLASSES, fast_dtype=runtime.inference_dtype)
+    attacked = ModuleTarget(classifier(setup.target, size), CLASSES, fast_dtype=runtime.inference_dtype, folds=True)
     ledger = QueryLedger(2 * batch)
     access = fit_access(
         attacked.to(runtime.torch_device), THREATS["black-box-labels"], ledger, torch.cat([labels, labels])

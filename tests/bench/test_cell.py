@@ -11,19 +11,21 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from advbench.bench import RunRequest, prepare, run_cell
+from advbench.bench import RunRequest, prepare, request_identity, run_cell
 from advbench.bench.cell import context_of
 from advbench.bench.request import request_of_record
 from advbench.cli import main
 from advbench.datasets import DatasetSpec
 from advbench.errors import FitDiverged, StorageError
 from advbench.progress import SILENT
+from advbench.registry import ATTACKS, Entry
 from advbench.results import CellRecord, ResultStore
 from advbench.runtime import Runtime
 from advbench.targets import ClassifierSpec, FunctionTarget, ModuleTarget, Training, build_network
 from advbench.threat import Budget
 from advbench.types import Goal, Norm, Status
 
+PLUGIN = Path(__file__).parents[2] / "docs" / "examples" / "plugin"
 QUICK = Training(epochs=1, images=60)
 
 
@@ -191,6 +193,40 @@ def test_a_request_of_another_version_is_refused_in_one_line() -> None:
     record = CellRecord.model_construct(key=spec.key, spec=spec, request=asked)  # type: ignore[call-arg]
     with pytest.raises(StorageError, match="via_moon: .*use the version that made it"):
         request_of_record(record)
+
+
+def test_the_code_of_another_packages_method_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "fading_plugin.py"
+    source.write_text((PLUGIN / "contrast_reduction.py").read_text())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entries = {**ATTACKS.entries, "fading": Entry("fading_plugin:ContrastReduction", "")}
+    monkeypatch.setitem(vars(ATTACKS), "entries", entries)
+    found = []
+    for _ in range(2):
+        asked = request(attack="fading", options={})
+        found.append((prepare(asked, SILENT).spec.key, request_identity(asked.model_dump(mode="json"))))
+        source.write_text(source.read_text().replace("0.5", "0.0"))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] != found[1][1]
+    assert "source" not in prepare(request(), SILENT).spec.parameters
+
+
+def test_what_lies_in_a_folder_counts_before_it_is_read(tmp_path: Path) -> None:
+    def identity() -> str:
+        asked = request(dataset=DatasetSpec(name="imagefolder", folder=tmp_path))
+        return request_identity(asked.model_dump(mode="json"))
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"12345")
+    first = identity()
+    assert identity() == first
+    (tmp_path / "a" / "2.png").write_bytes(b"1")
+    more = identity()
+    (tmp_path / "a" / "notes.txt").write_bytes(b"1")
+    assert identity() == more != first
+    (tmp_path / "a" / "2.png").unlink()
+    assert identity() == first
 
 
 def test_each_of_these_makes_another_result() -> None:

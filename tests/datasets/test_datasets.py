@@ -1,5 +1,7 @@
 """Datasets: what is loaded, how it is divided, and what is refused."""
 
+import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from advbench.datasets import ArrayPixels, DatasetSpec, LabelledImages, load_dataset, stratified_order
-from advbench.datasets.folders import SUFFIXES
+from advbench.datasets.base import held_out
+from advbench.datasets.folders import SUFFIXES, FilePixels
 from advbench.errors import InvalidConfig, InvalidData, UnknownName
 
 DATA = Path(__file__).parents[2] / "data"
@@ -76,6 +79,27 @@ class TestDigits:
 GOLDEN_IDS = ("cb9a5dfa7a878913f56c", "2433dc58ba2cd950376d")
 
 
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(0.05, 0.5), st.integers(0, 99))
+def test_no_class_is_held_out_whole(labels: list[int], share: float, seed: int) -> None:
+    taken, kept = held_out(torch.tensor(labels), share, seed)
+    assert sorted([*taken.tolist(), *kept.tolist()]) == list(range(len(labels)))
+    assert len(taken) <= round(share * len(labels))
+    for label in set(labels):
+        gives = sum(labels[row] == label for row in taken.tolist())
+        assert gives <= min(math.ceil(2 * share * labels.count(label)), labels.count(label) - 1)
+
+
+@given(st.integers(2, 5), st.integers(4, 20), st.floats(0.1, 0.5), st.integers(0, 99))
+def test_of_equal_classes_the_beginning_of_a_stratified_order_is_held_out(
+    classes: int, each: int, share: float, seed: int
+) -> None:
+    labels = torch.arange(classes).repeat(each)
+    order, count = stratified_order(labels, seed), round(share * len(labels))
+    taken, kept = held_out(labels, share, seed)
+    assert taken.tolist() == order[:count].tolist()
+    assert kept.tolist() == order[count:].tolist()
+
+
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 5))
 def test_every_beginning_of_a_stratified_order_is_balanced(labels: list[int], seed: int) -> None:
     tensor = torch.tensor(labels)
@@ -92,7 +116,7 @@ def test_every_beginning_of_a_stratified_order_is_balanced(labels: list[int], se
 class TestFolders:
     def test_train_and_val_folders(self, tmp_path: Path) -> None:
         write_folder(tmp_path / "train", images=20)
-        write_folder(tmp_path / "val", images=4)
+        write_folder(tmp_path / "val", images=4, size=24)
         loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=32))
         assert (len(loaded.fit), len(loaded.validation), len(loaded.evaluation)) == (54 + 0, 6, 12)
         assert loaded.evaluation.images(slice(0, 3)).shape == (3, 3, 32, 32)
@@ -124,6 +148,43 @@ class TestFolders:
         on_disk = {np.array(Image.open(path)).transpose(2, 0, 1).tobytes() for path in tmp_path.rglob("*.png")}
         images = loaded.fit.images().mul(255).round().byte().numpy()
         assert all(image.tobytes() in on_disk for image in images)
+
+    def test_copies_of_an_image_lie_in_one_part_and_hidden_ones_in_none(self, tmp_path: Path) -> None:
+        for folder in write_folder(tmp_path, classes=2, images=30).iterdir():
+            for path in list(folder.iterdir()):
+                shutil.copy(path, path.with_name(f"copy-{path.name}"))
+            hidden = folder / ".ipynb_checkpoints"
+            hidden.mkdir()
+            Image.new("RGB", (20, 20)).save(hidden / "hidden.png")
+        loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
+        parts = [set(part.ids) for part in (loaded.fit, loaded.validation, loaded.evaluation)]
+        assert len(set.union(*parts)) == 60
+        assert sum(map(len, parts)) == 60
+        assert all(len(part) > 3 for part in parts)
+
+    def test_what_was_copied_from_the_training_folder_is_evaluated_alone(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "train", classes=2, images=20)
+        for number in range(4):
+            for name in ("class0", "class1"):
+                (tmp_path / "val" / name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(tmp_path / "train" / name / f"{number:02}.png", tmp_path / "val" / name)
+        loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
+        assert len(loaded.evaluation) == 8
+        assert len(loaded.fit) + len(loaded.validation) == 32
+        assert not set(loaded.evaluation.ids) & {*loaded.fit.ids, *loaded.validation.ids}
+
+    @pytest.mark.parametrize("suffix", [".png", ".tiff", ".pgm"])
+    def test_16_bits_of_grey_are_scaled(self, suffix: str, tmp_path: Path) -> None:
+        write_folder(tmp_path, classes=2, images=10)
+        ramp = np.linspace(0, 65535, 16 * 16).astype(np.uint16).reshape(16, 16)
+        Image.fromarray(ramp).save(tmp_path / "class0" / f"deep{suffix}")
+        pixels = FilePixels((tmp_path / "class0" / f"deep{suffix}",), 16).fetch(torch.tensor([0]))[0, 0]
+        assert np.array_equal(pixels.numpy(), np.round(ramp / 257).astype(np.uint8))
+
+    def test_floating_point_images_are_refused_by_name(self, tmp_path: Path) -> None:
+        Image.fromarray(np.random.default_rng(0).random((16, 16), dtype=np.float32)).save(tmp_path / "range.tiff")
+        with pytest.raises(InvalidData, match="range.tiff: it holds floating-point numbers"):
+            FilePixels((tmp_path / "range.tiff",), 16).fetch(torch.tensor([0]))
 
     def test_every_kind_of_image_is_read(self, tmp_path: Path) -> None:
         write_folder(tmp_path, classes=2, images=len(SUFFIXES))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advbench.access import Access, QueryLedger, fit_access, perturb_access
-from advbench.bench import build_method
+from advbench.bench import build_method, cell
 from advbench.datasets import ArrayPixels, Dataset, LabelledImages
 from advbench.errors import BudgetSpent, InvalidConfig
 from advbench.files import digest, digest_state
@@ -167,6 +168,18 @@ def test_a_single_surrogate_has_nothing_to_fuse() -> None:
     assert len(alone) == 1
     both = {carry(build_method("fgsm", {}), "1", "2", fusion=fusion).model_dump_json() for fusion in ("logits", "loss")}
     assert len(both) == 2
+
+
+@pytest.mark.parametrize("attack", ["autoattack", "pgd"])
+def test_what_a_method_returns_clean_is_no_failure_through_surrogates_either(
+    attack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, bool] = {}
+    monkeypatch.setattr(cell, "loss_flags", lambda samples, goal, *, only_changed: asked.update(changed=only_changed))
+    inner = build_method(attack, {})
+    prepared = SimpleNamespace(method=carry(inner, "1"), request=SimpleNamespace(goal=Goal.DEGRADE))
+    cell._result_flags(prepared, SimpleNamespace(samples=None))  # type: ignore[arg-type]
+    assert asked["changed"] is inner.returns_failures_clean
 
 
 def test_a_copy_of_several_networks_is_refused() -> None:

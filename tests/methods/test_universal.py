@@ -16,7 +16,7 @@ from advbench.errors import InvalidConfig, UnknownName
 from advbench.methods import Context, Setting, TrainingImages
 from advbench.methods.fast_feature_fool import FastFeatureFool
 from advbench.methods.geometry import project
-from advbench.methods.uap import UAP
+from advbench.methods.uap import UAP, _UAPFit
 from advbench.runtime import Runtime
 from advbench.seeding import seeded
 from advbench.targets import ModuleTarget, Normalise
@@ -133,6 +133,24 @@ class TestUAP:
         history = setup.fit().history()
         assert len(history) == 1
         assert history[0]["fooling_rate"] >= 0.01
+
+    def test_another_librarys_shortest_perturbation_reaches_the_boundary_too(
+        self, digits: Dataset, target: ModuleTarget
+    ) -> None:
+        """Only v is held to the budget: what a step adds to it takes an image over the boundary."""
+        pytest.importorskip("foolbox")
+        train = some(digits, 8, 2)
+        options: dict[str, Any] = {"inner": "foolbox:LinfDeepFoolAttack", "epochs": 1, "batch_size": 8}
+        setup = Setup(target, train, "uap", budget=Budget(epsilon=0.002), **options)
+        assert isinstance(setup.method, UAP)
+        fit = _UAPFit(
+            setup.method, fit_access(target, THREATS["white-box"], setup.ledger, setup.labels), train, setup.context
+        )
+        rows, images = torch.arange(8), train.fit.images()
+        before = target.labels(images)
+        over = fit._inner(images, rows, before)
+        assert (target.labels(over) != before).all()
+        assert (over - images).abs().amax() > 0.002
 
     def test_its_inner_attack_is_checked_and_recorded(self) -> None:
         setting = Setting(Goal.DEGRADE, LINF, 32, "resnet18")

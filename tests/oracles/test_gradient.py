@@ -16,7 +16,7 @@ from advbench.methods.geometry import clip_to_budget, lengths
 from advbench.methods.nes import NES
 from advbench.methods.simba import SimBA
 from advbench.methods.walk import Walk
-from advbench.targets import ModuleTarget
+from advbench.targets import FunctionTarget, ModuleTarget
 from advbench.threat import THREATS, Budget
 from advbench.types import Goal, Norm
 
@@ -296,3 +296,30 @@ def test_a_constant_model_and_nan_scores_end_in_valid_images(
     perturbed = perturb(target, attack, budget, options)
     assert value != value or torch.isfinite(perturbed).all()
     assert perturbed.shape == IMAGES.shape
+
+
+@pytest.mark.parametrize("goal", Goal)
+def test_nes_without_queries_for_a_step_is_refused(goal: Goal, linear_target: MakeTarget) -> None:
+    with pytest.raises(InvalidConfig, match="--queries 50 make no step of nes with --directions 25, which takes 51"):
+        perturb(linear_target(), "nes", Budget(epsilon=0.1), {"queries": 50}, goal=goal)
+
+
+@pytest.mark.parametrize("attack", ["nes", "simba", "square"])
+def test_a_function_is_asked_about_images_alone(attack: str) -> None:
+    """At least one, each in [0, 1]: a service that answers for each image has nothing to say of none."""
+    images = torch.rand(4, 3, 4, 4).round()
+
+    def score(image: torch.Tensor) -> torch.Tensor:
+        assert image.min() >= 0
+        assert image.max() <= 1
+        return image.flatten()[:3]
+
+    target = FunctionTarget(lambda asked: torch.stack([score(image) for image in asked]), 3, outputs="scores")
+    for count in (1, 4):
+        door = perturb_access(
+            target, THREATS["black-box-scores"], QueryLedger(count), torch.arange(count), target.labels(images[:count])
+        )
+        budget = Budget(norm=Norm.L2, epsilon=0.5)
+        method = build_method(attack, {"queries": 60}).resolve(Setting(Goal.DEGRADE, budget, 4, "unknown"))
+        moved = method.restore({}, Context(Goal.DEGRADE, budget, 0, 4, 3)).perturb(images[:count], door)
+        assert moved.shape == images[:count].shape

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from advbench.bench.evaluate import check_perturbed
 from advbench.methods.geometry import clip_to_budget, lengths, project, unit_step
 from advbench.metrics import perturbation_sizes
 from advbench.seeding import derive_seed, per_sample_uniform, seeded
@@ -60,6 +61,22 @@ class TestBalls:
         assert budget.epsilon is not None
         largest = getattr(perturbation_sizes(images, perturbed), norm).max().item()
         assert largest <= budget.epsilon * (1 + 1e-6) + 1e-6
+
+    @pytest.mark.parametrize("norm", [Norm.L1, Norm.L2])
+    @pytest.mark.parametrize(("size", "epsilon"), [(32, 5.0), (96, 5.0), (160, 3.0), (224, 10.0), (224, 60.0)])
+    @pytest.mark.parametrize("values", [2, 255])
+    def test_the_sum_of_a_photographs_many_small_moves_is_within(
+        self, norm: Norm, size: int, epsilon: float, values: int
+    ) -> None:
+        """Of one size each, as gradient signs are, or of all sizes; from pixels of 256 levels that nothing stops."""
+        generator = torch.Generator().manual_seed(size + values)
+        images = torch.randint(60, 196, (2, 3, size, size), generator=generator) / 255
+        moves = torch.randint(0, values, images.shape, generator=generator) / (values - 1) * 2 - 1
+        budget = Budget(norm=norm, epsilon=epsilon)
+        perturbed = clip_to_budget(images + epsilon * moves, images, budget)
+        check_perturbed(perturbed, images, budget)
+        sizes = getattr(perturbation_sizes(images, perturbed), norm)
+        assert (sizes > 0.99 * epsilon).all(), "the budget was hardly used"
 
     @quick
     @given(norms, seeds, st.sampled_from([1e-6, 1.0, 1e6]))

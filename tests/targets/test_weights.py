@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,26 @@ from advbench.targets import build_network, imagenet_state, load_into, pinned_we
 @pytest.fixture
 def network() -> torch.nn.Module:
     return build_network("resnet18", 10, 32)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "renamed"),
+    [
+        ("densenet121", [(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2")]),
+        ("vit_b_32", [(r"mlp\.0\.", "mlp.linear_1."), (r"mlp\.3\.", "mlp.linear_2.")]),
+    ],
+)
+def test_torchvisions_files_are_read_as_its_loaders_read_them(
+    architecture: str, renamed: list[tuple[str, str]]
+) -> None:
+    """The published files hold names that their networks had once."""
+    network, other = (build_network(architecture, 10, 32) for _ in range(2))
+    state = network.state_dict()
+    for pattern, once in renamed:
+        state = {re.sub(pattern, once, name): value for name, value in state.items()}
+    assert state.keys() != network.state_dict().keys()
+    assert load_into(other, state, source="the file")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -1,15 +1,20 @@
 """Networks by name, at the sizes they take."""
 
 import copy
+import importlib
 import itertools
+import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from advbench.bench import make_target
 from advbench.datasets import Dataset
-from advbench.errors import InvalidConfig, UnknownName
+from advbench.errors import InvalidConfig, InvalidWeights, UnknownName
 from advbench.progress import SILENT
 from advbench.runtime import Runtime
 from advbench.targets import (
@@ -18,10 +23,12 @@ from advbench.targets import (
     ModuleTarget,
     Training,
     build_network,
+    epoch_batches,
     fast_form,
     known_architectures,
     make_classifier,
     restore_batch_norms,
+    write_weights,
 )
 from advbench.targets.weights import with_versions
 
@@ -70,6 +77,14 @@ def test_one_of_each_family_is_stored_and_loaded(architecture: str) -> None:
 def test_a_size_that_does_not_fit_is_refused_with_what_to_do(architecture: str, size: int) -> None:
     with pytest.raises(InvalidConfig, match=f"cannot take {size} px images.*--image-size"):
         build_network(architecture, 10, size)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_no_process_is_left_with_less_than_two_images(processes: int) -> None:
+    for count in range(2 * processes, 70):
+        batches = epoch_batches(count, 16, torch.Generator().manual_seed(0), processes)
+        assert sorted(torch.cat(list(batches)).tolist()) == list(range(count))
+        assert all(len(batch[rank::processes]) >= 2 for batch in batches for rank in range(processes))
 
 
 def test_an_unknown_architecture_is_refused_with_the_nearest() -> None:
@@ -137,6 +152,83 @@ class TestFastForm:
         drift = (target.scores(images, fast=True) - target.scores(images)).abs().max()
         assert drift < 1e-4
         assert torch.equal(target.labels(images, fast=True), target.labels(images))
+
+    def test_a_convolution_that_is_used_twice_is_not_folded(self) -> None:
+        class Twice(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.shared = torch.nn.Conv2d(3, 3, 3, padding=1)
+                self.norms = torch.nn.ModuleList(torch.nn.BatchNorm2d(3) for _ in range(2))
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                for norm in self.norms:
+                    images = norm(self.shared(images))
+                return images.mean((2, 3))
+
+        torch.manual_seed(0)
+        network = Twice().eval().requires_grad_(False)
+        for name, statistics in network.named_buffers():
+            if name.endswith(("mean", "var")):
+                statistics.uniform_(0.5, 2)
+        images = torch.rand(4, 3, 8, 8)
+        torch.testing.assert_close(fast_form(network)(images), network(images))
+
+    def test_what_nobody_knows_keeps_its_randomness_and_its_own_gradients(self) -> None:
+        """Torch.fx would draw a shift once for all passes, and go back through a rounding as if it were one."""
+
+        class StraightThrough(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, images: torch.Tensor) -> torch.Tensor:
+                return images.round()
+
+            @staticmethod
+            def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+                return gradients[0]
+
+        class Defended(torch.nn.Module):
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                shifted = images.roll(random.randrange(4), 3)
+                rounded: torch.Tensor = StraightThrough.apply(shifted)
+                return rounded[:, :, 0, 0]
+
+        target, images = ModuleTarget(Defended(), 3), torch.rand(2, 3, 4, 4)
+        answers = [target.jacobian(images, lambda scores, part: scores[:, :1], 1) for _ in range(20)]
+        assert all(answer.gradients.abs().sum() == 2 for answer in answers)
+        assert len({answer.gradients.argmax().item() for answer in answers}) > 1
+        assert len({target.pullback(images).scores.sum().item() for _ in range(20)}) > 1
+
+    def test_half_precision_gives_float32_answers(self, digits: Dataset) -> None:
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
+
+        class Half(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = copy.deepcopy(network).bfloat16()
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                scores: torch.Tensor = self.network(images.bfloat16())
+                return scores
+
+        target, images = ModuleTarget(Half(), 10), digits.evaluation.images(slice(0, 8))
+        answer = target.jacobian(images, lambda scores, part: scores[:, :1], 1)
+        assert {answer.scores.dtype, answer.losses.dtype, answer.gradients.dtype} == {torch.float32}
+        assert target.pullback(images).scores.dtype is torch.float32
+        assert target.fingerprint != ModuleTarget(copy.deepcopy(network), 10).fingerprint
+
+    def test_a_target_that_writes_to_its_images_writes_to_its_own(self) -> None:
+        class Writing(torch.nn.Module):
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return images.mul_(255).round_().mean((2, 3))
+
+        images = torch.rand(4, 3, 8, 8)
+        written = Writing()
+        targets = (ModuleTarget(written, 3), FunctionTarget(written, 3, outputs="scores"))
+        for target, layout in itertools.product(targets, (torch.contiguous_format, torch.channels_last)):
+            given = images.clone(memory_format=layout)
+            first = target.scores(given)
+            assert torch.equal(given, images)
+            assert torch.equal(target.scores(given), first)
 
     def test_gradients_stay(self, target: ModuleTarget, digits: Dataset) -> None:
         images = digits.evaluation.images(slice(0, 16))
@@ -239,6 +331,70 @@ class TestTraining:
         resumed = self.make(digits, seed=13, epochs=3)
         images = digits.evaluation.images(slice(0, 8))
         assert torch.equal(whole(images), resumed(images))
+
+    @pytest.fixture
+    def own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ClassifierSpec]:
+        """Write a module of one's own, and say what is to be made of it."""
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+        def own(body: str, epochs: int = 0, **options: Any) -> ClassifierSpec:
+            (tmp_path / "changing.py").write_text(
+                "import torch\n"
+                "class Shared(torch.nn.Module):\n"
+                "    def __init__(self, classes):\n"
+                "        super().__init__()\n"
+                "        self.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, classes))\n"
+                "        self.head = self.body[1]\n"
+                f"    def forward(self, images):\n        return self.body({body})\n"
+            )
+            sys.modules.pop("changing", None)
+            importlib.invalidate_caches()
+            return ClassifierSpec(
+                architecture="changing:Shared", training=Training(epochs=epochs, images=60), **options
+            )
+
+        return own
+
+    def test_a_factorys_weights_are_its_seeds_and_its_code_counts(
+        self, digits: Dataset, own: Callable[..., ClassifierSpec]
+    ) -> None:
+        def fingerprint(body: str, epochs: int, seed: int = 0) -> str:
+            spec = own(body, epochs)
+            spec = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
+            return make_target(spec, digits, Runtime(device="cpu"), SILENT).fingerprint
+
+        for epochs in (0, 1):
+            plain = fingerprint("images", epochs)
+            assert fingerprint("images", epochs) == plain, "it began with other weights"
+            assert fingerprint("images", epochs, seed=1) != plain
+            assert fingerprint("(-images)", epochs) != plain, "its weights alone were looked at"
+
+    def test_what_was_trained_in_other_code_is_not_taken(
+        self, digits: Dataset, own: Callable[..., ClassifierSpec], home: Path
+    ) -> None:
+        before = set((home / "classifiers").glob("changing-*"))
+        images, scores = digits.evaluation.images(slice(0, 20)), []
+        for body in ("2 * images", "1 - 2 * images", "2 * images"):
+            target = make_target(own(body, 1), digits, Runtime(device="cpu"), SILENT)
+            scores.append(target.scores(images))
+        assert len(set((home / "classifiers").glob("changing-*")) - before) == 2
+        assert torch.equal(scores[0], scores[2])
+        assert not torch.allclose(scores[0], scores[1])
+
+    def test_a_factory_starts_from_a_file(
+        self, digits: Dataset, own: Callable[..., ClassifierSpec], tmp_path: Path
+    ) -> None:
+        trained = make_target(own("images", 1), digits, Runtime(device="cpu"), SILENT)
+        write_weights(trained, tmp_path / "own.safetensors")
+        again = make_target(
+            own("images", init=str(tmp_path / "own.safetensors")), digits, Runtime(device="cpu"), SILENT
+        )
+        images = digits.evaluation.images(slice(0, 20))
+        torch.testing.assert_close(again.scores(images), trained.scores(images))
+        with pytest.raises(InvalidWeights, match="no checkpoint"):
+            make_target(own("images", init="nowhere.pth"), digits, Runtime(device="cpu"), SILENT)
+        with pytest.raises(InvalidConfig, match="no torchvision architecture"):
+            make_target(own("images", init="imagenet"), digits, Runtime(device="cpu"), SILENT)
 
     def test_own_factories(self, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "own_factories.py").write_text(

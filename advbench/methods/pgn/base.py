@@ -21,6 +21,7 @@ from advbench.targets import (
     Normalisation,
     Training,
     build_network,
+    imagenet_normalisation,
     imagenet_state,
     load_into,
     normaliser,
@@ -148,7 +149,7 @@ class GeneratorMethod(Method):
     def restore(self, state: Mapping[str, Tensor], context: Context) -> Perturber:
         """Rebuild the generator around its learnt weights."""
         network = build_network(filled(self.encoder), context.num_classes, context.image_size)
-        normalisation = self._normalisation(self.encoder_weights, filled(self.backbone))
+        normalisation = self._normalisation(filled(self.encoder), self.encoder_weights, filled(self.backbone))
         generator = self._generator(Classifier(network, normaliser(normalisation)), context)
         generator.load_state_dict(dict(state))
         generator.eval().requires_grad_(False).to(context.runtime.torch_device)
@@ -165,7 +166,7 @@ class GeneratorMethod(Method):
             load_into(network, read_state(weights), source=str(weights))
         elif backbone == "imagenet":
             load_into(network, imagenet_state(architecture), source="the ImageNet weights")
-        classifier = Classifier(network, normaliser(self._normalisation(weights, backbone)))
+        classifier = Classifier(network, normaliser(self._normalisation(architecture, weights, backbone)))
         restore_batch_norms(classifier, train.fit)
         return classifier
 
@@ -174,14 +175,14 @@ class GeneratorMethod(Method):
         return ClassifierSpec(
             architecture=architecture,
             init="scratch" if weights is None else str(weights),
-            normalisation=self._normalisation(weights, "surrogate"),
+            normalisation=self._normalisation(architecture, weights, "surrogate"),
             training=Training(seed=seed, epochs=self.surrogate_epochs, learning_rate=self.surrogate_learning_rate),
         )
 
-    def _normalisation(self, weights: Path | None, backbone: Backbone) -> Normalisation:
+    def _normalisation(self, architecture: str, weights: Path | None, backbone: Backbone) -> Normalisation:
         if weights is not None:
             return self.backbone_normalisation
-        return "imagenet" if backbone == "imagenet" else "none"
+        return imagenet_normalisation(architecture) if backbone == "imagenet" else "none"
 
     def _origin(self) -> list[str]:
         """What stood in for ImageNet weights, where something did."""

@@ -116,7 +116,7 @@ class GeneratorFit(EpochFit):
         totals: dict[str, Tensor] = {}
         turned = torch.zeros(4, dtype=torch.float64)
         self.generator.train()
-        batches = epoch_batches(len(self.train.fit), self.batch_size, generator)
+        batches = epoch_batches(len(self.train.fit), self.batch_size, generator, self.fabric.world_size)
         for position, batch in enumerate(batches):
             self._set_rates((len(self.history) + position / len(batches)) / self.epochs)
             rows = self._share(batch)
