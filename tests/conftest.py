@@ -50,7 +50,7 @@ def target(digits: Dataset) -> ModuleTarget:
     """A ResNet-18 that knows most digits."""
     module = make_classifier(QUICK, digits, CPU, SILENT)
     assert isinstance(module, torch.nn.Module)
-    return ModuleTarget(module, 10, "resnet18", "resnet18")
+    return ModuleTarget(module, 10, "resnet18", "resnet18", folds=True)
 
 
 @pytest.fixture

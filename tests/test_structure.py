@@ -38,7 +38,8 @@ MAY_IMPORT = {
     | {"tensors", "threat", "targets", "datasets", "access", "progress", "runtime", "seeding", "checkpoint"}
     | {"registry"},  # a table of names that imports nothing: for methods made of another that is named
     "results": BASE | {"threat", "remote"},
-    "report": {"results", "metrics", "types", "errors", "files"},
+    "report": {"results", "metrics", "types", "errors", "files"}
+    | {"registry"},  # which asks a method by its name what it looks at
     "bench": BASE
     | {"tensors", "threat", "targets", "datasets", "access", "methods", "metrics", "results", "registry"}
     | {"progress", "runtime", "seeding", "kept"},

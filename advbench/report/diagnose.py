@@ -9,7 +9,9 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 
+from advbench.errors import AdvbenchError
 from advbench.report.answers import Answers, p_of_lead, paired
 from advbench.results import CellRecord, CellSpec, Flag
 from advbench.types import Capability, Goal
@@ -89,9 +91,12 @@ def _wants_weights(spec: CellSpec) -> bool:
     """Whether a method that was granted the target's weights looks at them."""
     from advbench.registry import ATTACKS  # lazy: loads PyTorch
 
-    kind = ATTACKS.load(spec.attack)
-    own = {name: value for name, value in spec.parameters.items() if name in kind.model_fields}
-    needs = kind(**own).needs(spec.goal)
+    try:
+        kind = ATTACKS.load(spec.attack)
+        own = {name: value for name, value in spec.parameters.items() if name in kind.model_fields}
+        needs = kind(**own).needs(spec.goal)
+    except (AdvbenchError, ValidationError):  # of a package that is gone, or of another version
+        return True
     return Capability.WEIGHTS in needs.fit | needs.perturb
 
 
