@@ -9,6 +9,9 @@ from advbench.types import Norm
 
 __all__ = ["clip_to_budget", "dual", "lengths", "movable", "project", "sparse_step", "unit_step"]
 
+SUM_ROUNDING = 3e-7
+"""By which part a float32 sum over a photograph's values may err."""
+
 SMALLEST_SHRINK = 1e-7
 """By which part an image is drawn in that rounding has left beyond its budget; doubled until it is within."""
 
@@ -136,7 +139,7 @@ def _rounded_within(perturbed: Images, images: Images, norm: Norm, epsilon: floa
         return perturbed
     shrink = SMALLEST_SHRINK
     while True:
-        over = lengths(perturbed.double() - images, norm).flatten() > epsilon
+        over = lengths(perturbed - images, norm).flatten() > epsilon * (1 + SUM_ROUNDING)
         if not over.any():
             return perturbed
         perturbed = perturbed.clone()
