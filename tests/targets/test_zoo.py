@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from advbench.bench import make_target
 from advbench.datasets import Dataset
@@ -18,6 +19,7 @@ from advbench.errors import InvalidConfig, InvalidWeights, UnknownName
 from advbench.progress import SILENT
 from advbench.runtime import Runtime
 from advbench.targets import (
+    Classifier,
     ClassifierSpec,
     FunctionTarget,
     ModuleTarget,
@@ -25,8 +27,10 @@ from advbench.targets import (
     build_network,
     epoch_batches,
     fast_form,
+    imagenet_normalisation,
     known_architectures,
     make_classifier,
+    normaliser,
     restore_batch_norms,
     write_weights,
 )
@@ -77,6 +81,19 @@ def test_one_of_each_family_is_stored_and_loaded(architecture: str) -> None:
 def test_a_size_that_does_not_fit_is_refused_with_what_to_do(architecture: str, size: int) -> None:
     with pytest.raises(InvalidConfig, match=f"cannot take {size} px images.*--image-size"):
         build_network(architecture, 10, size)
+
+
+@pytest.mark.parametrize("architecture", ["googlenet", "resnet18"])
+def test_imagenet_weights_see_what_torchvision_shows_them(architecture: str) -> None:
+    """GoogLeNet's were ported from elsewhere: torchvision undoes the usual normalisation inside of the network."""
+    inside = {"aux_logits": False, "init_weights": False, "transform_input": True} if "google" in architecture else {}
+    theirs = torchvision.models.get_model(architecture, weights=None, num_classes=5, **inside).eval()
+    own = build_network(architecture, 5, 64).eval()
+    own.load_state_dict(theirs.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    expected = theirs(normaliser("imagenet")(images))
+    found = Classifier(own, normaliser(imagenet_normalisation(architecture)))(images)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
