@@ -138,7 +138,8 @@ def _hashes(given: Mapping[str, Any]) -> dict[str, str]:
     named = [*given["options"].values(), *(spec.init for spec in made)]
     files = {name: Path(name) for name in named if isinstance(name, str) and Path(name).suffix}
     files |= {spec.architecture: source for spec in made if spec.is_own and (source := own_source(spec.architecture))}
-    files |= _plugin_source(given["attack"])
+    if plugin := _plugin_source(given["attack"]):
+        files[given["attack"]] = plugin
     hashes = {name: _hash_of(path, path.stat().st_mtime_ns) for name, path in files.items() if path.is_file()}
     dataset = given["dataset"]
     if dataset.name not in FIXED and dataset.folder.is_dir():
@@ -146,19 +147,18 @@ def _hashes(given: Mapping[str, Any]) -> dict[str, str]:
     return hashes
 
 
-def _plugin_source(attack: str) -> dict[str, Path]:
-    """The file of a method that another package brings, by the method's name; nothing for those that are here."""
+def _plugin_source(attack: str) -> Path | None:
+    """The file of a method that another package brings; None for those that are here."""
     try:
         location = ATTACKS.entry(attack).location
     except UnknownName:  # told when the method is made
-        return {}
-    source = None if location.startswith("advbench.") else own_source(location)
-    return {} if source is None else {attack: source}
+        return None
+    return None if location.startswith("advbench.") else own_source(location)
 
 
 def _source(attack: str) -> dict[str, str]:
     """A parameter that stands for the code of a method from another package, which is not in advbench's own hash."""
-    source = _plugin_source(attack).get(attack)
+    source = _plugin_source(attack)
     return {} if source is None or not source.is_file() else {"source": f"sha256:{file_hash(source)}"}
 
 

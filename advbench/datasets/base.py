@@ -126,12 +126,18 @@ class Dataset:
 
 def stratified_order(labels: Labels, seed: int) -> Rows:
     """Order samples so that every beginning is balanced over the classes; random within a class, by ``seed``."""
+    return _ranked(labels, seed)[0]
+
+
+def _ranked(labels: Labels, seed: int) -> tuple[Rows, Tensor]:
+    """The order, and how many of its class come before each sample in it."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels)
     starts = (counts.cumsum(0) - counts)[labels[by_class]]
     rank_in_class = torch.arange(len(labels)) - starts
-    return by_class[torch.argsort(rank_in_class, stable=True)]
+    order = torch.argsort(rank_in_class, stable=True)
+    return by_class[order], rank_in_class[order]
 
 
 def held_out(labels: Labels, share: float, seed: int) -> tuple[Rows, Rows]:
@@ -139,13 +145,9 @@ def held_out(labels: Labels, share: float, seed: int) -> tuple[Rows, Rows]:
 
     No class gives more than twice the share of its own, or its last sample: what is rare stays in both parts.
     """
-    order = stratified_order(labels, seed)
+    order, ranks = _ranked(labels, seed)
     counts = torch.bincount(labels)
     bearable = torch.minimum((2 * share * counts).ceil().long(), (counts - 1).clamp(min=0))
-    ranks = torch.zeros(len(order), dtype=torch.long)
-    for label in range(len(counts)):
-        own = labels[order] == label
-        ranks[own] = torch.arange(int(own.sum()))
     can = ranks < bearable[labels[order]]
     taken = can & (can.cumsum(0) <= round(share * len(labels)))
     return order[taken], order[~taken]
