@@ -29,12 +29,14 @@ class Entry:
         summary: One line for listings.
         presets: Parameters that this name fixes, for several names of one class.
         alias_of: The name that results are filed under, when this is another word for it.
+        distribution: The package whose version decides what it does, where that is another library.
     """
 
     location: str
     summary: str
     presets: Mapping[str, Any] = field(default_factory=dict)
     alias_of: str | None = None
+    distribution: str | None = None
 
 
 class Registry:
@@ -101,8 +103,9 @@ class Registry:
         return found(rest) if colon and prefix in self.families else found
 
 
-def _peer(module: str, library: str, example: str) -> Entry:
-    return Entry(f"advbench.methods.adapters.{module}:adapt", f"an attack of {library}, such as {example}")
+def _peer(module: str, distribution: str, library: str, example: str) -> Entry:
+    location, summary = f"advbench.methods.adapters.{module}:adapt", f"an attack of {library}, such as {example}"
+    return Entry(location, summary, distribution=distribution)
 
 
 def _pgn(summary: str, **presets: Any) -> Entry:
@@ -188,10 +191,10 @@ ATTACKS = Registry(
         "vmi-fgsm": _momentum("momentum, with gradients tuned by those around (Wang, He 2021)", neighbours=20),
     },
     families={
-        "adv-lib": _peer("adv_lib", "adv-lib (optional)", "adv-lib:ddn"),
-        "art": _peer("art", "the Adversarial Robustness Toolbox", "art:HopSkipJump"),
-        "foolbox": _peer("foolbox", "Foolbox", "foolbox:L2DeepFoolAttack"),
-        "torchattacks": _peer("torchattacks", "torchattacks (optional)", "torchattacks:MIFGSM"),
+        "adv-lib": _peer("adv_lib", "adv-lib", "adv-lib (optional)", "adv-lib:ddn"),
+        "art": _peer("art", "adversarial-robustness-toolbox", "the Adversarial Robustness Toolbox", "art:HopSkipJump"),
+        "foolbox": _peer("foolbox", "foolbox", "Foolbox", "foolbox:L2DeepFoolAttack"),
+        "torchattacks": _peer("torchattacks", "torchattacks", "torchattacks (optional)", "torchattacks:MIFGSM"),
     },
 )
 

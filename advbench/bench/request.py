@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,7 +74,8 @@ class RunRequest(BaseModel):
         runtime: Where to compute.
         batch_size: Evaluation images at a time.
         results: The folder of results, or a URL.
-        files: What is in the local files that all this names, as hashes: checkpoints, and the modules of factories.
+        files: What is in the local files that all this names, as hashes: checkpoints, and the modules of factories; and
+            what stands for a method that is not advbench's own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -138,28 +140,37 @@ def _hashes(given: Mapping[str, Any]) -> dict[str, str]:
     named = [*given["options"].values(), *(spec.init for spec in made)]
     files = {name: Path(name) for name in named if isinstance(name, str) and Path(name).suffix}
     files |= {spec.architecture: source for spec in made if spec.is_own and (source := own_source(spec.architecture))}
-    if plugin := _plugin_source(given["attack"]):
-        files[given["attack"]] = plugin
     hashes = {name: _hash_of(path, path.stat().st_mtime_ns) for name, path in files.items() if path.is_file()}
     dataset = given["dataset"]
     if dataset.name not in FIXED and dataset.folder.is_dir():
         hashes[str(dataset.folder)] = _listing_of(dataset.folder, _stamp(dataset.folder))
+    if foreign := _foreign_code(given["attack"]):
+        hashes[given["attack"]] = foreign
     return hashes
 
 
-def _plugin_source(attack: str) -> Path | None:
-    """The file of a method that another package brings; None for those that are here."""
+def _foreign_code(attack: str) -> str | None:
+    """What stands for a method's code that is not in advbench's own hash; None where it is.
+
+    That is the name and version of a peer's library, or the hash of the file in another package.
+    """
     try:
-        location = ATTACKS.entry(attack).location
+        entry = ATTACKS.entry(attack)
     except UnknownName:  # told when the method is made
         return None
-    return None if location.startswith("advbench.") else own_source(location)
+    if entry.distribution is not None:
+        return _installed(entry.distribution)
+    source = None if entry.location.startswith("advbench.") else own_source(entry.location)
+    if source is None or not source.is_file():
+        return None
+    return f"sha256:{_hash_of(source, source.stat().st_mtime_ns)}"
 
 
-def _source(attack: str) -> dict[str, str]:
-    """A parameter that stands for the code of a method from another package, which is not in advbench's own hash."""
-    source = _plugin_source(attack)
-    return {} if source is None or not source.is_file() else {"source": f"sha256:{file_hash(source)}"}
+def _installed(distribution: str) -> str | None:
+    try:
+        return f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:  # told when the method is made
+        return None
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
@@ -340,7 +351,7 @@ def prepare(request: RunRequest, progress: Progress, workshop: Workshop | None =
     target = workshop.target(request.target, dataset, request.runtime, progress)
     spec = CellSpec(
         attack=ATTACKS.canonical(request.attack),
-        parameters=_by_content(method.model_dump(mode="json", by_alias=True)) | _source(request.attack),
+        parameters=_parameters(method, request.attack),
         target=TargetIdentity(
             name=target.name,
             architecture=target.architecture,
@@ -357,6 +368,12 @@ def prepare(request: RunRequest, progress: Progress, workshop: Workshop | None =
         code=code_digest(),
     )
     return Prepared(request, dataset, fit, target, method, threat, spec, _incompatible(request, method, target))
+
+
+def _parameters(method: Method, attack: str) -> dict[str, Any]:
+    parameters = _by_content(method.model_dump(mode="json", by_alias=True))
+    foreign = _foreign_code(attack)
+    return parameters if foreign is None else {**parameters, "source": foreign}
 
 
 def _by_content(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -211,6 +211,19 @@ def test_the_code_of_another_packages_method_counts(tmp_path: Path, monkeypatch:
     assert "source" not in prepare(request(), SILENT).spec.parameters
 
 
+@pytest.mark.filterwarnings("ignore")  # Foolbox imports what SciPy has moved
+def test_the_version_of_a_peers_library_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for number in ("3.3.3", "3.3.4"):
+        monkeypatch.setattr("advbench.bench.request.version", lambda _, number=number: number)
+        asked = request(attack="foolbox:LinfFastGradientAttack", options={})
+        spec = prepare(asked, SILENT).spec
+        assert spec.parameters["source"] == f"foolbox {number}"
+        found.append((spec.key, request_identity(asked.model_dump(mode="json"))))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 def test_what_lies_in_a_folder_counts_before_it_is_read(tmp_path: Path) -> None:
     def identity() -> str:
         asked = request(dataset=DatasetSpec(name="imagefolder", folder=tmp_path))
