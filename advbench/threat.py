@@ -54,7 +54,9 @@ class Budget(BaseModel):
         return self
 
     def __str__(self) -> str:
-        return "unbounded" if self.epsilon is None else f"{self.norm} {_in_words(self.epsilon)}"
+        if self.epsilon is None:
+            return "unbounded" if self.norm is Norm.LINF else f"unbounded, {self.norm}"
+        return f"{self.norm} {_in_words(self.epsilon)}"
 
 
 def _in_words(epsilon: float) -> str:

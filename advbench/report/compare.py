@@ -40,12 +40,14 @@ class ComparedCell(_Model):
         seeds: Seeds that ended with metrics.
         status: ``ok`` where any did; else how they ended.
         reason: Why some have no metrics.
+        threats: What its runs were granted, by the threat models' names.
         accuracy: Mean over seeds.
         interval: 95%, over the draw of images: Wilson's for one seed.
         spread: Lowest and highest seed.
         changed: Share of all images whose class changed, mean over seeds.
         turned: Share of the images right before that are wrong after (degrade), or of those wrong before that are
             right after (enhance), mean over seeds; None where there are none.
+        robust: To degrade, the share of all images that are right before and after, mean over seeds.
         queries: Mean queries an image in use.
         gradients: Mean gradients an image in use.
         ms_per_image: Mean milliseconds an image in use.
@@ -58,11 +60,13 @@ class ComparedCell(_Model):
     seeds: list[int]
     status: Status
     reason: str | None = None
+    threats: tuple[str, ...] = ()
     accuracy: float | None = None
     interval: tuple[float, float] | None = None
     spread: tuple[float, float] | None = None
     changed: float | None = None
     turned: float | None = None
+    robust: float | None = None
     queries: float | None = None
     gradients: float | None = None
     ms_per_image: float | None = None
@@ -310,8 +314,9 @@ def _cell(group: Sequence[CellRecord], answers: dict[int, Answers], goal: Goal) 
     rest = [record for record in group if record.metrics is None]
     reason = next((f"{record.status}: {record.reason}" for record in rest), None)
     keys = [record.key for record in [*done, *rest]]
+    threats = tuple(sorted({record.spec.threat.name for record in group}))
     if not done:
-        return ComparedCell(keys=keys, seeds=[], status=rest[0].status, reason=rest[0].reason)
+        return ComparedCell(keys=keys, seeds=[], status=rest[0].status, reason=rest[0].reason, threats=threats)
     metrics = [record.metrics for record in done if record.metrics is not None]
     shares = [float(each.right.mean()) for each in answers.values()]
     turned = [share for each in answers.values() if (share := each.turned(goal)) is not None]
@@ -320,11 +325,15 @@ def _cell(group: Sequence[CellRecord], answers: dict[int, Answers], goal: Goal) 
         seeds=sorted(answers),
         status=Status.OK,
         reason=reason,
+        threats=threats,
         accuracy=float(np.mean(shares)),
         interval=_interval(list(answers.values())),
         spread=(min(shares), max(shares)),
         changed=float(np.mean([each.changed.mean() for each in answers.values()])),
         turned=float(np.mean(turned)) if turned else None,
+        robust=float(np.mean([each.judged(goal).right.mean() for each in answers.values()]))
+        if goal is Goal.DEGRADE
+        else None,
         queries=float(np.mean([each.perturb.queries_per_image for each in metrics])),
         gradients=float(np.mean([each.perturb.gradients_per_image for each in metrics])),
         ms_per_image=float(np.mean([each.ms_per_image for each in metrics])),

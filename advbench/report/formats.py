@@ -103,6 +103,7 @@ def comparison_grid(table: ComparedTable) -> Grid:
         + (", oracles aside" if table.oracles else "")
         + (", over the seeds that all of them have" if seeds > 1 else ""),
         *_called(table),
+        *_granted(table),
         *legend(flag.name for row in table.rows for cell in row.cells.values() for flag in cell.flags),
         *failures,
     ]
@@ -131,9 +132,9 @@ def _turned(cell: ComparedCell | None) -> Cell:
 def cells_grid(tables: Iterable[ComparedTable]) -> Grid:
     """All comparisons as one table for programs: a row a target and method, shares as fractions."""
     header = [
-        *("dataset", "image_size", "images", "version", "goal", "budget", "target", "method", "status"),
-        *("accuracy", "low", "high", "lowest_seed", "highest_seed", "seeds", "best", "flags", "clean_accuracy"),
-        *("changed", "turned", "queries", "gradients", "ms_per_image", "results"),
+        *("dataset", "image_size", "images", "version", "goal", "budget", "target", "method", "threat"),
+        *("status", "accuracy", "low", "high", "lowest_seed", "highest_seed", "seeds", "best", "flags", "clean_accuracy"),
+        *("changed", "turned", "robust_accuracy", "queries", "gradients", "ms_per_image", "results"),
     ]
     rows = []
     for table in tables:
@@ -141,10 +142,11 @@ def cells_grid(tables: Iterable[ComparedTable]) -> Grid:
         for row in table.rows:
             for method, cell in row.cells.items():
                 spans = (*(cell.interval or (None, None)), *(cell.spread or (None, None)))
-                own = (row.target, method, cell.status, cell.accuracy, *spans, len(cell.seeds), cell.best)
+                named = (row.target, method, " ".join(cell.threats))
+                own = (*named, cell.status, cell.accuracy, *spans, len(cell.seeds), cell.best)
                 flags, results = " ".join(flag.name for flag in cell.flags), " ".join(cell.keys)
                 cost = (cell.queries, cell.gradients, cell.ms_per_image, results)
-                values = (*place, *own, flags, row.clean, cell.changed, cell.turned, *cost)
+                values = (*place, *own, flags, row.clean, cell.changed, cell.turned, cell.robust, *cost)
                 rows.append([Cell(_plain(value)) for value in values])
     return Grid("", header, rows)
 
@@ -161,6 +163,15 @@ def _called(table: ComparedTable) -> list[str]:
         if name in table.attacks:
             names.setdefault(table.attacks[name], []).append(name)
     return ["; ".join(f"{' | '.join(own)}: {attack}" for attack, own in names.items())] if names else []
+
+
+def _granted(table: ComparedTable) -> list[str]:
+    """Which columns ran under which threat models."""
+    names: dict[str, list[str]] = {}
+    for method in table.methods:
+        own = {threat for row in table.rows if method in row.cells for threat in row.cells[method].threats}
+        names.setdefault(" or ".join(sorted(own)), []).append(method)
+    return ["threat models: " + "; ".join(f"{' | '.join(own)}: {threat}" for threat, own in sorted(names.items()))]
 
 
 def _seeds(table: ComparedTable) -> int:

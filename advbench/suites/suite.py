@@ -73,6 +73,13 @@ OPTION_AXES = ("datasets", "targets", "threats", "budgets", "methods")
 USE = "use"
 """The option of a place that names the set of options it builds on, or several, of which the last wins."""
 
+ELSEWHERE = {
+    "goal": "goals are an axis of their own: goals = [...]",
+    "seed": "seeds are an axis of their own: seeds = [...]",
+    "results": "where results go is said on the command line, by --results",
+}
+"""Options of ``advbench run`` that no place may give, with what to do instead."""
+
 Options = dict[str, str | bool | int | FiniteFloat | list[str | int | FiniteFloat]]
 """Options of ``advbench run`` by their long names, without the dashes."""
 
@@ -293,12 +300,16 @@ def load_suite(path: Path, scale: str | None = None) -> Suite:
 
 
 def _dangling(suite: Suite) -> Iterator[tuple[list[str], str]]:
-    """Names that stand for nothing: where, and what to say of it."""
+    """Names that stand for nothing, and options that would do nothing: where, and what to say of it."""
     for axis in OPTION_AXES:
         for place, options in getattr(suite, axis).items():
             for used in _used(options):
                 if used not in suite.sets:
                     yield [axis, place, USE], f"'{place}' uses the set '{used}', which is not there"
+    for way, options in _option_sets(suite):
+        for option, instead in ELSEWHERE.items():
+            if option in options:
+                yield [*way, option], f"{'.'.join(way)}.{option}: {instead}"
     known: dict[str, list[Any]] = {
         "goal": [str(goal) for goal in suite.goals],
         "seed": suite.seeds,
@@ -309,6 +320,14 @@ def _dangling(suite: Suite) -> Iterator[tuple[list[str], str]]:
             for wanted in _listed(own):
                 if not any(_fits(place, wanted) for place in known.get(axis, [])):
                     yield ["exclude", str(number), axis], f"an exclusion names {axis} '{wanted}', which is not there"
+
+
+def _option_sets(suite: Suite) -> Iterator[tuple[list[str], Options]]:
+    """Every set of options, with where it stands."""
+    yield ["defaults"], suite.defaults
+    for axis in ("sets", *OPTION_AXES):
+        for place, options in getattr(suite, axis).items():
+            yield [axis, place], options
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

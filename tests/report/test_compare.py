@@ -101,6 +101,29 @@ class TestTables:
         (table,) = compare(store.records(), store)
         assert not any(cell.best for cell in table.rows[0].cells.values())
 
+    def test_robust_accuracy_leaves_out_what_an_attack_put_right(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100), clean=first(60, start=80))  # 20 were right and are, 80 are right that were not
+        add("pgn-50", first(150), goal=Goal.ENHANCE)
+        degrade, enhance = compare(store.records(), store)
+        assert degrade.rows[0].cells["fgsm"].robust == pytest.approx(0.1)
+        assert degrade.rows[0].cells["fgsm"].accuracy == pytest.approx(0.5)
+        assert enhance.rows[0].cells["pgn-50"].robust is None
+
+    def test_a_table_says_what_its_methods_were_granted(self, add: Add, store: ResultStore) -> None:
+        for target in ("resnet50", "vgg16"):
+            add("noise", first(100), target=target)
+            add("fgsm", first(100), target=target, threat=THREATS["white-box"])
+        add("square", None, reason="it broke", threat=THREATS["black-box-scores"])
+        (table,) = compare(store.records(), store)
+        told = "threat models: noise: black-box-labels; square: black-box-scores; fgsm: white-box"
+        assert told in comparison_grid(table).notes
+
+    def test_without_a_bound_norms_are_told_apart(self, add: Add, store: ResultStore) -> None:
+        for norm in ("linf", "l2"):
+            add("deepfool", first(100), budget=Budget(norm=norm))
+        titles = {table.title for table in compare(store.records(), store)}
+        assert titles == {"digits, 32 px, degrade, unbounded", "digits, 32 px, degrade, unbounded, l2"}
+
     def test_to_enhance_the_highest_leads(self, add: Add, store: ResultStore) -> None:
         add("noise", first(100), goal=Goal.ENHANCE)
         add("pgn-50", first(150), goal=Goal.ENHANCE)
@@ -152,9 +175,7 @@ class TestTables:
         names = {few.key: "few epochs", more.key: "many epochs", most.key: "many epochs"}
         (table,) = compare(store.records(), store, names=names)
         assert table.methods == ["fgsm", "few epochs", "many epochs [epochs 2]", "many epochs [epochs 3]"]
-        assert comparison_grid(table).notes[-1] == (
-            "few epochs | many epochs [epochs 2] | many epochs [epochs 3]: pgn-b"
-        )
+        assert "few epochs | many epochs [epochs 2] | many epochs [epochs 3]: pgn-b" in comparison_grid(table).notes
 
     def test_what_an_attacker_may_not_be_granted_is_left_out(self, add: Add, store: ResultStore) -> None:
         add("fgsm", first(50), threat=THREATS["white-box"])

@@ -97,6 +97,9 @@ class TestFile:
             ("[scales.paper.defaults]", "[scales]\npaper = 3", 27, "expected a table for each name"),
             ("seeds = [0, 1]", 'scale = ["paper"]', 2, "expected the name of one of the scales"),
             ('attack = "fgsm"', 'use = ["one", "gone"]\n[sets.one]\nsteps = 1', 20, "uses the set 'gone'"),
+            ("limit = 10", "seed = 7", 5, "seeds = [...]"),
+            ('attack = "fgsm"', 'attack = "fgsm"\ngoal = "enhance"', 21, "goals = [...]"),
+            ("epsilon = 0.1", 'results = "elsewhere"', 12, "--results"),
         ],
     )
     def test_what_is_wrong_is_named_with_its_line(
