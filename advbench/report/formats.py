@@ -133,8 +133,8 @@ def cells_grid(tables: Iterable[ComparedTable]) -> Grid:
     """All comparisons as one table for programs: a row a target and method, shares as fractions."""
     header = [
         *("dataset", "image_size", "images", "version", "goal", "budget", "target", "method", "threat"),
-        *("status", "accuracy", "low", "high", "lowest_seed", "highest_seed", "seeds", "best", "flags", "clean_accuracy"),
-        *("changed", "turned", "robust_accuracy", "queries", "gradients", "ms_per_image", "results"),
+        *("status", "accuracy", "low", "high", "lowest_seed", "highest_seed", "seeds", "best", "flags"),
+        *("clean_accuracy", "changed", "turned", "robust_accuracy", "queries", "gradients", "ms_per_image", "results"),
     ]
     rows = []
     for table in tables:
