@@ -63,6 +63,8 @@ def compare(
     from advbench.report.published import PUBLISHED, against
     from advbench.results import ResultStore
 
+    if published is not None and images is not None:
+        raise InvalidConfig("published numbers are on raw images: leave out --images", option="images")
     store = ResultStore(results)
     found, names = _records(store, chosen, file, scale)
     records = [
@@ -71,7 +73,11 @@ def compare(
         if dataset in (None, record.spec.dataset.name) and (threat is None or _is_within(record.spec.threat, threat))
     ]
     if not records:
-        raise InvalidConfig(f"there is nothing to compare in {results}: run something first, or name another --results")
+        raise InvalidConfig(
+            f"there is nothing to compare in {results}: run something first, or name another --results"
+            if not found
+            else f"none of the {len(found)} results fits --dataset and --threat: see 'advbench list results'"
+        )
     tables = compared(records, store, images, names) if published is None or figures is not None else []
     if published is not None:
         rows = against(newest(records), published)
@@ -109,6 +115,8 @@ def _records(
     store: "ResultStore", chosen: tuple[str, ...], file: Path | None, scale: str | None
 ) -> "tuple[list[CellRecord], dict[str, str]]":
     if file is None:
+        if scale is not None:
+            raise InvalidConfig(f"--scale {scale} is a suite's: name the suite by --suite", option="scale")
         return [store.find(name) for name in chosen] if chosen else store.records(), {}
     if chosen:
         raise InvalidConfig("name results or a suite, not both")

@@ -136,7 +136,8 @@ def request_of(arguments: list[str]) -> "RunRequest":
         raise InvalidConfig(error.format_message(), option=option) from error
     except click.ClickException as error:
         raise InvalidConfig(error.format_message()) from error
-    return _request(context)
+    with context:  # complaints know the options of this command, and not those of the one that asks
+        return _request(context)
 
 
 def _request(context: click.Context) -> "RunRequest":

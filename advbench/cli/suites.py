@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +144,8 @@ def _chosen(planned: "Sequence[PlannedCell]", only: Sequence[str]) -> "Sequence[
     Raises:
         InvalidConfig: A pattern names no axis of the suite, or none of its cells fits.
     """
+    from advbench.suites import fits
+
     for word in only:
         axis, equals, pattern = word.partition("=")
         axes = list(planned[0].cell.names) if planned else []
@@ -152,7 +153,7 @@ def _chosen(planned: "Sequence[PlannedCell]", only: Sequence[str]) -> "Sequence[
             raise InvalidConfig(
                 f"--only takes AXIS=PATTERN, and this suite has the axes {', '.join(axes)}; got '{word}'"
             )
-        fitting = [cell for cell in planned if fnmatchcase(str(cell.cell.names[axis]), pattern)]
+        fitting = [cell for cell in planned if fits(cell.cell.names[axis], pattern)]
         if not fitting:
             there = ", ".join(dict.fromkeys(str(cell.cell.names[axis]) for cell in planned))
             raise InvalidConfig(f"--only '{word}' fits no cell: of what is left, {axis} is one of {there}")

@@ -7,7 +7,7 @@ from advbench.suites.cluster import run_on_ray
 from advbench.suites.journal import Journal
 from advbench.suites.local import run_locally
 from advbench.suites.plan import PlannedCell, State, plan
-from advbench.suites.suite import Suite, SuiteCell, load_suite
+from advbench.suites.suite import Suite, SuiteCell, fits, load_suite
 from advbench.suites.work import Done, Event, Executor
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "State",
     "Suite",
     "SuiteCell",
+    "fits",
     "load_suite",
     "plan",
     "run_locally",

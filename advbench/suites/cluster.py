@@ -86,13 +86,15 @@ def run_on_ray(
         tell: Told how far the cells are.
         address: Of the cluster, ``HOST:PORT``; ``auto`` is the one that this machine is part of.
         processors: That a cell gets.
-        accelerators: That a cell gets, or a part of one; None gives one where the cluster has any.
+        accelerators: That a cell gets, or a part of one; None gives one where the cluster has any and cells may use it.
 
     Raises:
         InvalidConfig: Ray is not installed, there is no cluster, or none of its nodes has that much.
     """
     ray = _connected(address)
     try:
+        if accelerators is None and all(request.runtime.device == "cpu" for request in requests.values()):
+            accelerators = 0.0
         task = ray.remote(**_resources(ray.nodes(), processors, accelerators), max_retries=RETRIES)(_run)
         board = _board(ray)
         mark = _mark(next(iter(requests.values())).results)

@@ -37,10 +37,10 @@ def run_locally(
             accelerator where cells would use one, else one for each processor.
     """
     accelerators = _accelerators(requests.values())
-    workers = workers or len(accelerators)
-    threads = max(1, _processors() // workers)
+    workers = min(workers or len(accelerators), len(requests))
+    threads = max(1, _processors() // max(1, workers))
     seen = cycle(accelerators)
-    idle = [_Worker(next(seen), threads) for _ in range(min(workers, len(requests)))]
+    idle = [_Worker(next(seen), threads) for _ in range(workers)]
     running: dict[Future[Done | None], tuple[int, _Worker]] = {}
     waiting = deque((number, False) for number in requests)
     suspects: deque[int] = deque()  # cells whose worker died are left for last, each by itself in a fresh one

@@ -54,7 +54,7 @@ from advbench.errors import InvalidConfig, UnknownName
 from advbench.files import digest
 from advbench.types import Goal
 
-__all__ = ["AXES", "Suite", "SuiteCell", "load_suite"]
+__all__ = ["AXES", "Suite", "SuiteCell", "fits", "load_suite"]
 
 AXES = {
     "datasets": "dataset",
@@ -77,6 +77,9 @@ ELSEWHERE = {
     "goal": "goals are an axis of their own: goals = [...]",
     "seed": "seeds are an axis of their own: seeds = [...]",
     "results": "where results go is said on the command line, by --results",
+    "devices": "a suite runs each cell on one device, and several side by side",
+    "json": "a suite's results are shown by compare, which has --format json",
+    "help": "it shows the options, and runs nothing",
 }
 """Options of ``advbench run`` that no place may give, with what to do instead."""
 
@@ -239,7 +242,7 @@ class SuiteCell:
 
 
 def _matches(names: Mapping[str, Any], unwanted: Mapping[str, Any]) -> bool:
-    return all(any(_fits(names.get(axis), wanted) for wanted in _listed(own)) for axis, own in unwanted.items())
+    return all(any(fits(names.get(axis), wanted) for wanted in _listed(own)) for axis, own in unwanted.items())
 
 
 def _used(own: Mapping[Any, Any]) -> list[str]:
@@ -247,8 +250,9 @@ def _used(own: Mapping[Any, Any]) -> list[str]:
     return [str(name) for name in _listed(own.get(USE, []))]
 
 
-def _fits(name: Any, wanted: Any) -> bool:
-    return fnmatchcase(str(name), str(wanted))
+def fits(name: Any, wanted: Any) -> bool:
+    """Whether a place has the name that is wanted, or one that the pattern stands for."""
+    return str(name) == str(wanted) or fnmatchcase(str(name), str(wanted))
 
 
 def _listed(wanted: Any) -> list[Any]:
@@ -267,7 +271,7 @@ def load_suite(path: Path, scale: str | None = None) -> Suite:
         UnknownName: It has no such scale.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"cannot read the suite {path}: {getattr(error, 'strerror', error)}") from error
     try:
@@ -306,6 +310,9 @@ def _dangling(suite: Suite) -> Iterator[tuple[list[str], str]]:
             for used in _used(options):
                 if used not in suite.sets:
                     yield [axis, place, USE], f"'{place}' uses the set '{used}', which is not there"
+    for name, options in suite.sets.items():
+        if USE in options:
+            yield ["sets", name, USE], f'the set \'{name}\' uses another, which only places can: use = ["A", "B"]'
     for way, options in _option_sets(suite):
         for option, instead in ELSEWHERE.items():
             if option in options:
@@ -318,7 +325,7 @@ def _dangling(suite: Suite) -> Iterator[tuple[list[str], str]]:
     for number, unwanted in enumerate(suite.exclude):
         for axis, own in unwanted.items():
             for wanted in _listed(own):
-                if not any(_fits(place, wanted) for place in known.get(axis, [])):
+                if not any(fits(place, wanted) for place in known.get(axis, [])):
                     yield ["exclude", str(number), axis], f"an exclusion names {axis} '{wanted}', which is not there"
 
 

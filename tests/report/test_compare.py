@@ -352,6 +352,22 @@ class TestCommands:
         assert result.exit_code == 2
         assert "nothing to compare" in result.output
 
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["--dataset", "cifar10"], "none of the 1 results fits --dataset and --threat"),
+            (["--scale", "mini"], "name the suite by --suite"),
+            (["--images", "uint8", "--against", "butterfly"], "published numbers are on raw images"),
+        ],
+    )
+    def test_what_would_be_ignored_is_refused(
+        self, add: Add, store: ResultStore, tmp_path: Path, words: list[str], told: str
+    ) -> None:
+        add("fgsm", first(100))
+        result = CliRunner().invoke(main, ["compare", "--results", str(tmp_path), *words])
+        assert result.exit_code == 2
+        assert told in " ".join(result.output.split())
+
     def test_sql_over_results_and_samples(self, add: Add, store: ResultStore) -> None:
         add("fgsm", first(100))
         add("pgd", first(60))

@@ -100,6 +100,8 @@ class TestFile:
             ("limit = 10", "seed = 7", 5, "seeds = [...]"),
             ('attack = "fgsm"', 'attack = "fgsm"\ngoal = "enhance"', 21, "goals = [...]"),
             ("epsilon = 0.1", 'results = "elsewhere"', 12, "--results"),
+            ("limit = 10", "devices = 2", 5, "each cell on one device"),
+            ('attack = "fgsm"', 'use = "one"\n[sets.one]\nuse = "two"\n[sets.two]', 22, 'use = ["A", "B"]'),
         ],
     )
     def test_what_is_wrong_is_named_with_its_line(
@@ -166,6 +168,7 @@ class TestPlan:
         [
             ('label = "predicted"', 'lable = "true"', 21, "did you mean '--label'"),
             ("limit = 10", "limit = 10\nepslon = 0.3", 6, "--epslon"),
+            ("limit = 10", "limit = 10\ntarget-epoch = 3", 6, "did you mean '--target-epochs'"),
             ('attack = "fgsm"', 'use = "shared"\nattack = "fgsm"\n\n[sets.shared]\nsharp = false', 24, "--no-sharp"),
             (
                 'attack = "fgsm"',
@@ -262,6 +265,17 @@ def test_a_part_of_a_suite(suite: Path, factories: str, tmp_path: Path) -> None:
     assert "1 cells: 1 stored" in command("suite", "status", suite, *part).output
     assert len(ResultStore(results).keys()) == 1
     assert "1 stored" in command("suite", "plan", suite, "--results", results).output
+
+
+def test_brackets_in_a_name_are_no_pattern(suite: Path, tmp_path: Path) -> None:
+    text = SUITE.replace("[methods.noise]", '[methods."noise [8 px]"]')
+    suite.write_text(text.replace('method = "noise"', 'method = "noise*"'))
+    planned = command("suite", "plan", suite, "--only", "method=noise [8 px]", "--results", tmp_path)
+    assert "noise [8 px]" in planned.output
+    suite.write_text(text.replace('method = "noise"', 'method = "noise [8 px]"'))
+    places = {(cell.names["method"], cell.names["budget"]) for cell in load_suite(suite).cells()}
+    assert ("noise [8 px]", "unbounded") not in places
+    assert ("noise [8 px]", "linf 0.1") in places
 
 
 @pytest.mark.parametrize(
@@ -397,11 +411,12 @@ def test_one_worker_for_each_accelerator_that_cells_use(
     requests: dict[int, RunRequest],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = []
+    found, shares = [], []
 
     class Worker:
         def __init__(self, accelerator: str | None, threads: int) -> None:
             found.append(accelerator)
+            shares.append(threads)
 
         def begin(self, cell: int, request: RunRequest, for_others: bool) -> "Future[Done]":
             future: Future[Done] = Future()
@@ -419,6 +434,7 @@ def test_one_worker_for_each_accelerator_that_cells_use(
     on_device = {number: request.model_copy(update={"runtime": runtime}) for number, request in requests.items()}
     assert len(list(run_locally(on_device, lambda event: None))) == 3
     assert found == hired
+    assert shares == [9 // len(hired)] * len(hired), "no processor idles where there are fewer cells"
 
 
 def test_a_worker_sees_its_own_accelerator_alone(
