@@ -1,6 +1,7 @@
 """Terminal tables, from records alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -49,14 +50,21 @@ def _is_oracle(record: CellRecord) -> bool:
 
 def _headline(record: CellRecord) -> Text:
     spec = record.spec
-    made = spec.target.made_from
-    seen = made["training"]["images"]
     lines = [
         f"{_attack(spec)}  {spec.goal}  {spec.budget}  threat {spec.threat.name}  seed {spec.seed}",
-        f"target {spec.target.name} ({made['init']}, saw {'all' if seen is None else seen} fit images)  "
+        f"target {spec.target.name} ({_making(spec.target.made_from)})  "
         f"dataset {spec.dataset.name} {spec.dataset.image_size} px, {spec.dataset.evaluation_images} evaluation images",
     ]
     return Text("\n".join(lines), style="bold")
+
+
+def _making(made: Mapping[str, Any]) -> str:
+    """Where a target's weights come from, and what they learnt from."""
+    training = made["training"]
+    if training["epochs"]:
+        return f"{made['init']}, saw {'all' if training['images'] is None else training['images']} fit images"
+    given = ":" in made["architecture"] and made["init"] == "scratch"
+    return "not trained here" if given else f"{made['init']}, not trained here"
 
 
 def _attack(spec: CellSpec) -> str:

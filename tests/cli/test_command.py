@@ -207,6 +207,7 @@ class TestRun:
         general = ["--target", "service:api", "--limit", "20", "--results", str(results), "--json"]
         record = record_of(call("run", *general, *SMALL_PGN))
         assert record["metrics"]["clean_map"] is None
+        assert "target means (not trained here)" in call("show", record["key"], "--results", str(results)).stdout
         refused = call("run", *general, "--attack", "fgsm", "--epsilon", "0.1")
         assert "does not offer input-gradients" in json.loads(refused.stdout)["reason"]
 
@@ -217,7 +218,9 @@ class TestRun:
         )  # fmt: skip
         assert record["spec"]["threat"]["name"] == "white-box+true-labels"
         mark = "was granted the true classes of the evaluation images"
-        assert mark in " ".join(call("show", record["key"], "--results", str(results)).stdout.split())
+        shown = " ".join(call("show", record["key"], "--results", str(results)).stdout.split())
+        assert mark in shown
+        assert "target resnet18 (scratch, saw 200 fit images)" in shown
         listed = call("list", "results", "--results", str(results)).stdout
         assert [line.split()[0] for line in listed.splitlines() if " † " in line] == [record["key"][:10]]
         assert record["metrics"]["valid_accuracy"] > record["metrics"]["clean_accuracy"]
