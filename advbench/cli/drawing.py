@@ -56,14 +56,13 @@ def region_drawings(records: "Sequence[CellRecord]", images: int, screen: Screen
     A target is asked once, whatever its results' seeds. Where targets cannot be asked again, that is said.
     """
     from advbench.bench import decision_plane
-    from advbench.report.compare import target_label
+    from advbench.report.compare import target_labels
     from advbench.report.plots import regions as drawn
 
-    datasets: dict[tuple[str, int], dict[str, CellRecord]] = {}
+    names = target_labels(records)
+    datasets: dict[str, dict[str, CellRecord]] = {}
     for record in records if images else ():
-        dataset = record.spec.dataset
-        targets = datasets.setdefault((dataset.digest, dataset.evaluation_images), {})
-        targets.setdefault(target_label(record), record)
+        datasets.setdefault(record.spec.dataset.digest, {}).setdefault(names[record.key], record)
     drawings: dict[str, Drawing] = {}
     for own in map(list, map(dict.values, datasets.values())):
         dataset = own[0].spec.dataset

@@ -22,7 +22,10 @@ __all__ = [
     "method_label",
     "newest",
     "target_label",
+    "target_labels",
     "told_apart",
+    "told_by_images",
+    "use_of",
 ]
 
 SIGNIFICANT = 0.05
@@ -138,11 +141,9 @@ def compare(
     latest = newest(records)
     answers = answers_of(latest, store, version)
     flags = comparison_flags(latest, answers)
-    groups = _grouped(latest, _table_key)
-    return [
-        _table(group, answers, flags, version, names or {})
-        for _, group in sorted(groups.items(), key=lambda item: item[0])
-    ]
+    titles = told_by_images(latest, _title)
+    groups = _grouped(latest, lambda record: titles[record.key])
+    return [_table(title, group, answers, flags, version, names or {}) for title, group in sorted(groups.items())]
 
 
 def beside_others(record: CellRecord, store: ResultStore) -> CellRecord:
@@ -171,9 +172,9 @@ def _grouped(records: Iterable[CellRecord], key: Callable[[CellRecord], Any]) ->
     return groups
 
 
-def _table_key(record: CellRecord) -> tuple[str, str, str, str]:
+def _title(record: CellRecord) -> str:
     spec = record.spec
-    return spec.dataset.name, spec.dataset.digest, spec.goal, f"{spec.budget} {spec.budget.norm}"
+    return f"{spec.dataset.name}, {spec.dataset.image_size} px, {spec.goal}, {spec.budget}"
 
 
 def target_label(record: CellRecord) -> str:
@@ -198,14 +199,31 @@ def _is_oracle(record: CellRecord) -> bool:
     return record.spec.threat.name.endswith("+true-labels")
 
 
-def _rows(records: Sequence[CellRecord]) -> dict[str, str]:
-    """Each result's row: targets of one name are told apart by how they were made, or by their weights."""
+def target_labels(records: Sequence[CellRecord]) -> dict[str, str]:
+    """Each result's target: on the same images, those of one name are told apart by how they were made, or by weights.
+
+    With ``told_by_images``, this is what one setting is, for tables and figures alike.
+    """
     labels: dict[str, str] = {}
-    for label, group in _grouped(records, target_label).items():
-        labels.update(told_apart(label, {record.key: flat(record.spec.target.made_from) for record in group}))
-    for group in _grouped(records, lambda record: (labels[record.key], record.spec.seed)).values():
-        if len({record.spec.target.fingerprint for record in group}) > 1:
-            labels.update({r.key: f"{labels[r.key]} [weights {r.spec.target.fingerprint[:8]}]" for r in group})
+    for same_images in _grouped(records, lambda record: record.spec.dataset.digest).values():
+        for label, group in _grouped(same_images, target_label).items():
+            labels.update(told_apart(label, {record.key: flat(record.spec.target.made_from) for record in group}))
+        for group in _grouped(same_images, lambda record: (labels[record.key], record.spec.seed)).values():
+            if len({record.spec.target.fingerprint for record in group}) > 1:
+                labels.update({r.key: f"{labels[r.key]} [weights {r.spec.target.fingerprint[:8]}]" for r in group})
+    return labels
+
+
+def told_by_images(records: Sequence[CellRecord], label: Callable[[CellRecord], str]) -> dict[str, str]:
+    """Each result's label: those on other images are told apart by size and number, or else by the images' hash."""
+    labels: dict[str, str] = {}
+    for name, group in _grouped(records, label).items():
+        datasets = {record.key: record.spec.dataset for record in group}
+        values = {key: {"px": own.image_size, "images": own.evaluation_images} for key, own in datasets.items()}
+        labels.update(told_apart(name, values))
+    for group in _grouped(records, lambda record: labels[record.key]).values():
+        if len({record.spec.dataset.digest for record in group}) > 1:
+            labels.update({r.key: f"{labels[r.key]} [digest {r.spec.dataset.digest[:8]}]" for r in group})
     return labels
 
 
@@ -217,19 +235,19 @@ def _columns(records: Sequence[CellRecord], rows: Mapping[str, str], names: Mapp
         if group[0].key in names and len(places) == len(group):
             labels.update({record.key: label for record in group})
         else:
-            labels.update(told_apart(label, {record.key: _use_of(record) for record in group}))
+            labels.update(told_apart(label, {record.key: use_of(record) for record in group}))
     for group in _grouped(records, lambda r: (rows[r.key], labels[r.key], r.spec.seed)).values():
         if len(group) > 1:
             labels.update({record.key: f"{labels[record.key]} [result {record.key[:8]}]" for record in group})
     return labels
 
 
-def _use_of(record: CellRecord) -> dict[str, Any]:
+def use_of(record: CellRecord) -> dict[str, Any]:
     """All that tells two uses of one method apart, by its name."""
     spec = record.spec
     limits = {"max queries": spec.threat.max_queries, "max fit queries": spec.threat.max_fit_queries}
     circumstances = {"threat": spec.threat.name, "fit images": spec.dataset.fit_images, "precision": spec.precision}
-    return flat(spec.parameters) | limits | circumstances
+    return flat(spec.parameters) | limits | circumstances | {"processes": spec.processes}
 
 
 def told_apart(label: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -252,6 +270,7 @@ def flat(value: Any, way: str = "") -> dict[str, Any]:
 
 
 def _table(
+    title: str,
     records: list[CellRecord],
     known: Mapping[str, Answers],
     flags: Mapping[str, Sequence[Flag]],
@@ -259,7 +278,7 @@ def _table(
     names: Mapping[str, str],
 ) -> ComparedTable:
     spec = records[0].spec
-    targets = _rows(records)
+    targets = target_labels(records)
     columns = _columns(records, targets, names)
     oracles = {columns[record.key] for record in records if _is_oracle(record)}
     attacks = {columns[record.key]: method_label(record) for record in records}
@@ -290,7 +309,7 @@ def _table(
     ]
     dataset = spec.dataset
     return ComparedTable(
-        title=f"{dataset.name}, {dataset.image_size} px, {spec.goal}, {spec.budget}",
+        title=title,
         dataset=dataset.name,
         image_size=dataset.image_size,
         images=dataset.evaluation_images,

@@ -33,8 +33,8 @@ def spec(attack: str, seed: int, **given: Any) -> CellSpec:
     images = given.pop("images", None)
     made = {"init": "scratch", "training": {"images": images, "seed": seed}} | given.pop("made_from", {})
     identity = DatasetIdentity(
-        name=given.pop("dataset", "digits"), image_size=32, digest="d", fit_digest="f",
-        fit_images=given.pop("fit_images", 9), validation_images=9, evaluation_images=IMAGES,
+        name=given.pop("dataset", "digits"), image_size=32, digest=given.pop("digest", "d"), fit_digest="f",
+        fit_images=given.pop("fit_images", 9), validation_images=9, evaluation_images=given.pop("limit", IMAGES),
     )  # fmt: skip
     target, weights = given.pop("target", "resnet50"), given.pop("fingerprint", f"{seed}")
     return CellSpec(

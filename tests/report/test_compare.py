@@ -124,6 +124,19 @@ class TestTables:
         titles = {table.title for table in compare(store.records(), store)}
         assert titles == {"digits, 32 px, degrade, unbounded", "digits, 32 px, degrade, unbounded, l2"}
 
+    def test_tables_on_other_images_are_told_apart_by_their_number_or_else_their_hash(
+        self, add: Add, store: ResultStore
+    ) -> None:
+        for digest, images in (("a" * 20, 200), ("b" * 20, 200), ("c" * 20, 100)):
+            add("fgsm", first(100), digest=digest, limit=images)
+        add("fgsm", first(100), digest="a" * 20, goal=Goal.ENHANCE)
+        assert [table.title.removeprefix("digits, 32 px, ") for table in compare(store.records(), store)] == [
+            "degrade, linf 0.3 [images 100]",
+            "degrade, linf 0.3 [images 200] [digest aaaaaaaa]",
+            "degrade, linf 0.3 [images 200] [digest bbbbbbbb]",
+            "enhance, linf 0.3",
+        ]
+
     def test_to_enhance_the_highest_leads(self, add: Add, store: ResultStore) -> None:
         add("noise", first(100), goal=Goal.ENHANCE)
         add("pgn-50", first(150), goal=Goal.ENHANCE)

@@ -174,6 +174,28 @@ def test_nothing_is_merged_into_a_square_or_a_strip_that_is_not_a_seed(store: Re
     assert sorted(title.partition(" [")[2] for title in strips) == 2 * ["epochs 20]"] + 2 * ["epochs 5]"]
 
 
+def test_other_images_and_targets_share_no_square_and_no_strip(store: ResultStore, tmp_path: Path) -> None:
+    """Of a limit, of another dataset of that name, and of a target that was trained otherwise."""
+    own = ResultStore(tmp_path)
+    for target in ("plain", "other"):
+        record = one(store, "fgsm", target, 0.3)
+        fewer = record.spec.dataset.model_copy(update={"digest": "fewer", "evaluation_images": 10})
+        made = record.spec.target.made_from
+        longer = record.spec.target.model_copy(
+            update={"made_from": made | {"training": made["training"] | {"epochs": 5}}, "fingerprint": f"{target} 5"}
+        )
+        settings: tuple[dict[str, Any], ...] = ({}, {"dataset": fewer}, {"target": longer})
+        for gamma, changes in zip((3.0, 1.0, 0.1), settings, strict=True):
+            _copy(store, record, own, attack="pgn-b", parameters={"gamma": gamma, "objective": "logistic"}, **changes)
+            for surrogate in ("resnet18", "vgg11"):
+                _copy(store, record, own, parameters={"surrogates": [{"architecture": surrogate}]}, **changes)
+    drawn = comparison_figures(own.records(), compare(own.records(), own), own)
+    assert not any(name.startswith("gamma") for name in drawn)
+    panels = drawn["transfer"].figure.axes
+    assert ["".join(re.findall(r"\[.*?\]", panel.get_title())) for panel in panels] == ["[images 10]", "[images 40]"]
+    assert [len(panel.get_xticklabels()) for panel in panels] == [2, 4]
+
+
 def test_convergence_has_four_panels_and_a_curve_for_each_gamma(drawings: dict[str, Drawing]) -> None:
     panels = drawings["convergence-1"].figure.axes
     assert [panel.get_title()[:3] for panel in panels] == ["(A)", "(B)", "(C)", "(D)"]
@@ -247,6 +269,20 @@ class TestRegions:
         assert [panel.get_title() for panel in drawing.figure.axes] == ["quick_targets:plain", "quick_targets:other"]
         assert drawing.title.endswith("image 0 of digits, 32 px")
 
+    def test_in_a_report_targets_of_one_name_that_were_trained_otherwise_are_asked_each(
+        self, store: ResultStore
+    ) -> None:
+        record = one(store, "noise", "plain", 0.1)
+        target, made = record.spec.target, record.spec.target.made_from
+        longer = made | {"training": made["training"] | {"epochs": 5}}
+        other = target.model_copy(update={"made_from": longer, "fingerprint": "other weights"})
+        spec = record.spec.model_copy(update={"target": other})
+        (drawing,) = region_drawings(
+            [record, record.model_copy(update={"spec": spec, "key": spec.key})], 1, Screen()
+        ).values()
+        titles = [panel.get_title().removeprefix("quick_targets:plain ") for panel in drawing.figure.axes]
+        assert titles == ["[epochs 0]", "[epochs 5]"]
+
     def test_the_words_say_how_much_of_the_plane_is_right(self, store: ResultStore) -> None:
         predicted = np.zeros((4, 4), dtype=np.int64)
         predicted[0] = 1
@@ -258,9 +294,8 @@ class TestRegions:
         record = one(store, "noise", "plain", 0.1)
         target = record.spec.target
         made = target.made_from | {"training": (target.made_from["training"] or {}) | {"images": 150}}
-        trained = record.model_copy(
-            update={"spec": record.spec.model_copy(update={"target": target.model_copy(update={"made_from": made})})}
-        )
+        spec = record.spec.model_copy(update={"target": target.model_copy(update={"made_from": made})})
+        trained = record.model_copy(update={"spec": spec, "key": spec.key})
         predicted = np.zeros((4, 4), dtype=np.int64)
         drawing = region_figure([(each, predicted) for each in (record, trained)], np.linspace(-1, 1, 4), 0, ["cat"])
         titles = [panel.get_title() for panel in drawing.figure.axes]

@@ -75,6 +75,19 @@ def test_configurations_that_share_no_budget_share_no_line(add: Any, store: Resu
     assert heights(drawn(records, store)["epsilon"]).keys() == {"pgd [steps 1]", "pgd [steps 9]", "clean"}
 
 
+def test_other_images_and_other_targets_of_one_name_have_a_panel_each(add: Any, store: ResultStore) -> None:
+    """So that each panel's line is of what ran there, and its clean accuracy too."""
+    weaker = {"training": {"images": None, "epochs": 1}}
+    settings: tuple[dict[str, Any], ...] = ({}, {"digest": "e", "limit": 10}, {"made_from": weaker, "fingerprint": "w"})
+    records = [add("pgd", HALF, budget=Budget(epsilon=epsilon), **each) for epsilon in (0.1, 0.3) for each in settings]
+    titles = [" ".join(panel.get_title().split()) for panel in drawn(records, store)["epsilon"].figure.axes]
+    assert titles == [
+        "resnet50 [epochs 1], digits [images 200], degrade, linf",
+        "resnet50 [epochs None], digits [images 200], degrade, linf",
+        "resnet50, digits [images 10], degrade, linf",
+    ]
+
+
 def test_norms_have_a_line_for_each_configuration(add: Any, store: ResultStore) -> None:
     records = [
         add("deepfool", right, budget=UNBOUNDED, parameters={"overshoot": overshoot})
@@ -106,8 +119,8 @@ def test_fit_images_count_and_seeds_do_not(add: Any) -> None:
     records.append(records[0].model_copy(update={"spec": spec, "key": spec.key}))
     found = lines(records, {record.key: "pgn-50 via vgg11" for record in records})
     assert {name: len(own) for name, own in found.items()} == {
-        "pgn-50 via vgg11 [dataset.fit-images 18]": 1,
-        "pgn-50 via vgg11 [dataset.fit-images 9]": 2,
+        "pgn-50 via vgg11 [fit images 18]": 1,
+        "pgn-50 via vgg11 [fit images 9]": 2,
     }
 
 

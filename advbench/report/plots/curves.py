@@ -5,21 +5,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from advbench.report.compare import target_label
 from advbench.report.plots.drawing import (
     COLOURS,
     GREY,
     STYLES,
     Drawing,
     figure_of,
-    grouped,
     legend,
     looks,
     tidy,
     title_of,
 )
-from advbench.report.plots.naming import lines
-from advbench.results import CellRecord
+from advbench.report.plots.naming import lines, panels_of
+from advbench.results import CellRecord, CellSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +66,7 @@ def convergence_by(records: Sequence[CellRecord], columns: Mapping[str, str]) ->
     """
     fitted = [record for record in records if record.history and record.spec.parameters.keys() >= PGN]
     drawings = []
-    for name, group in grouped(fitted, _setting).items():
+    for name, group in panels_of(fitted, _setting).items():
         curves = lines(group, columns)
         if len(curves) < 2:
             continue
@@ -84,9 +82,8 @@ def convergence_by(records: Sequence[CellRecord], columns: Mapping[str, str]) ->
     return drawings
 
 
-def _setting(record: CellRecord) -> str:
-    spec = record.spec
-    return f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.budget}"
+def _setting(spec: CellSpec, target: str, dataset: str) -> str:
+    return f"{spec.attack}, {spec.goal}, {target}, {dataset}, {spec.budget}"
 
 
 def _shortened(label: str, record: CellRecord) -> str:

@@ -7,9 +7,10 @@ import numpy as np
 
 from advbench.report.answers import version_of
 from advbench.report.classes import in_words
-from advbench.report.compare import flat, method_label, target_label, told_apart
+from advbench.report.compare import method_label, target_label, told_apart, use_of
 from advbench.report.plots.drawing import BLUE, ORANGE, Drawing, figure_of, grouped
-from advbench.results import CellRecord, ResultStore
+from advbench.report.plots.naming import panels_of
+from advbench.results import CellRecord, CellSpec, ResultStore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,15 +119,12 @@ def by_gamma(records: Sequence[CellRecord], store: ResultStore) -> list[Drawing]
 def _settings(records: Sequence[CellRecord]) -> dict[str, str]:
     """What each PGN was run on and as, but for its gamma, by the results' keys."""
 
-    def place(record: CellRecord) -> str:
-        spec = record.spec
-        where = f"{spec.attack}, {spec.goal}, {target_label(record)}, {spec.dataset.name}, {spec.budget}"
-        return f"{where}, {spec.parameters['objective']}"
+    def place(spec: CellSpec, target: str, dataset: str) -> str:
+        return f"{spec.attack}, {spec.goal}, {target}, {dataset}, {spec.budget}, {spec.parameters['objective']}"
 
     settings: dict[str, str] = {}
-    for name, group in grouped(records, place).items():
-        own = {record.key: {**flat(record.spec.parameters), "gamma": None} for record in group}
-        settings.update(told_apart(name, own))
+    for name, group in panels_of(records, place).items():
+        settings.update(told_apart(name, {record.key: {**use_of(record), "gamma": None} for record in group}))
     return settings
 
 

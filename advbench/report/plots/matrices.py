@@ -1,6 +1,6 @@
 """What is a table of shares: transfer from surrogate to target, and which class is taken for which."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from advbench.report.answers import column_of, version_of
 from advbench.report.classes import in_words
-from advbench.report.compare import flat, method_label, target_label, told_apart
+from advbench.report.compare import method_label, target_label, target_labels, told_apart, use_of
 from advbench.report.plots.drawing import Drawing, grouped, panels
-from advbench.results import CellRecord, ResultStore
+from advbench.report.plots.naming import panels_of
+from advbench.results import CellRecord, CellSpec, ResultStore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,12 +38,15 @@ MOST_NAMES = 40
 def transfer(records: Sequence[CellRecord]) -> Drawing | None:
     """Accuracy of each target under what was made on each surrogate, a panel for each method and budget."""
     carried = [record for record in records if VIA in method_label(record)]
-    panel_of = _told_apart(carried, _panel, of_surrogates=False)
-    surrogate_of = _told_apart(carried, lambda record: method_label(record).partition(VIA)[2], of_surrogates=True)
+    panel_of = _told_apart(panels_of(carried, _panel), of_surrogates=False)
+    surrogate_of = _told_apart(
+        grouped(carried, lambda record: method_label(record).partition(VIA)[2]), of_surrogates=True
+    )
+    target_of = target_labels(carried)
     groups = {
         name: group
         for name, group in grouped(carried, lambda record: panel_of[record.key]).items()
-        if len({method_label(record) for record in group}) > 1 and len({target_label(record) for record in group}) > 1
+        if all(len({names[record.key] for record in group}) > 1 for names in (surrogate_of, target_of))
     }
     if not groups:
         return None
@@ -50,7 +54,7 @@ def transfer(records: Sequence[CellRecord]) -> Drawing | None:
     words = []
     for panel, (name, group) in zip(axes, groups.items(), strict=True):
         surrogates = sorted({surrogate_of[record.key] for record in group}, key=lambda each: (each.count("+"), each))
-        targets = sorted({target_label(record) for record in group})
+        targets = sorted({target_of[record.key] for record in group})
         values = np.full((len(surrogates), len(targets)), np.nan)
         for row, surrogate in enumerate(surrogates):
             for column, target in enumerate(targets):
@@ -58,7 +62,7 @@ def transfer(records: Sequence[CellRecord]) -> Drawing | None:
                     100 * (metrics.raw_accuracy if version_of(record) == "raw" else metrics.valid_accuracy)
                     for record in group
                     if (metrics := record.metrics)
-                    and (surrogate_of[record.key], target_label(record)) == (surrogate, target)
+                    and (surrogate_of[record.key], target_of[record.key]) == (surrogate, target)
                 ]
                 values[row, column] = np.mean(found) if found else np.nan
         _matrix(panel, values, [each.replace("+", "+\n") for each in surrogates], targets, "{:.1f}")
@@ -67,17 +71,15 @@ def transfer(records: Sequence[CellRecord]) -> Drawing | None:
     return Drawing(figure, "Transfer", f"Accuracy of each target under each surrogate's images. {'; '.join(words)}.")
 
 
-def _panel(record: CellRecord) -> str:
-    return f"{record.spec.attack}, {record.spec.dataset.name}, {record.spec.goal}, {record.spec.budget}"
+def _panel(spec: CellSpec, _: str, dataset: str) -> str:
+    return f"{spec.attack}, {dataset}, {spec.goal}, {spec.budget}"
 
 
-def _told_apart(
-    records: Sequence[CellRecord], label: Callable[[CellRecord], str], *, of_surrogates: bool
-) -> dict[str, str]:
-    """Each result's label, with the parameters in which those of one label differ: its surrogates', or all others."""
+def _told_apart(groups: Mapping[str, Sequence[CellRecord]], *, of_surrogates: bool) -> dict[str, str]:
+    """Each result's label, with all in which those of one label differ: in its surrogates, or in all else."""
     labels: dict[str, str] = {}
-    for name, group in grouped(records, label).items():
-        values = {record.key: flat(record.spec.parameters) for record in group}
+    for name, group in groups.items():
+        values = {record.key: use_of(record) for record in group}
         own = {
             key: {way: value for way, value in each.items() if way.startswith("surrogate") is of_surrogates}
             for key, each in values.items()

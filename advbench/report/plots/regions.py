@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advbench.report.classes import in_words
-from advbench.report.compare import target_label
+from advbench.report.compare import target_labels
 from advbench.report.plots.drawing import COLOURS, Drawing, panels
 from advbench.results import CellRecord
 
@@ -40,7 +40,8 @@ def regions(
     code[named] = np.arange(len(named))
     colours = [*COLOURS[: len(named)], OTHER]
     palette, steps = ListedColormap(colours), BoundaryNorm(np.arange(len(colours) + 1) - 0.5, len(colours))
-    names = [target_label(record) for record, _ in predictions]
+    targets = target_labels([record for record, _ in predictions])
+    names = [targets[record.key] for record, _ in predictions]
     names = [f"{name}, {n}" if name in names[: n - 1] else name for n, name in enumerate(names, start=1)]
     figure, axes = panels(names, width=2.9, height=2.9)
     reach = float(positions[-1])

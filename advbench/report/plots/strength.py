@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advbench.report.answers import column_of, version_of
-from advbench.report.compare import ComparedCell, ComparedTable, target_label
-from advbench.report.plots.drawing import GREY, Drawing, grouped, legend, looks, panels
-from advbench.report.plots.naming import lines
+from advbench.report.compare import ComparedCell, ComparedTable
+from advbench.report.plots.drawing import GREY, Drawing, legend, looks, panels
+from advbench.report.plots.naming import lines, panels_of
 from advbench.results import CellRecord, ResultStore
 from advbench.types import Goal
 
@@ -30,8 +30,8 @@ def against_epsilon(records: Sequence[CellRecord], columns: Mapping[str, str]) -
     bounded = [record for record in records if record.spec.budget.epsilon is not None and record.metrics is not None]
     groups = {
         name: lines(group, columns)
-        for name, group in grouped(
-            bounded, lambda r: f"{target_label(r)}, {r.spec.dataset.name}, {r.spec.goal}, {r.spec.budget.norm}"
+        for name, group in panels_of(
+            bounded, lambda spec, target, dataset: f"{target}, {dataset}, {spec.goal}, {spec.budget.norm}"
         ).items()
         if len({record.spec.budget.epsilon for record in group}) > 1
     }
@@ -90,8 +90,8 @@ def against_queries(records: Sequence[CellRecord], columns: Mapping[str, str], s
     asking = [record for record in records if record.metrics is not None and record.metrics.perturb.queries]
     groups = {
         name: lines(group, columns)
-        for name, group in grouped(
-            asking, lambda r: f"{target_label(r)}, {r.spec.dataset.name}, {r.spec.goal}, {r.spec.budget}"
+        for name, group in panels_of(
+            asking, lambda spec, target, dataset: f"{target}, {dataset}, {spec.goal}, {spec.budget}"
         ).items()
         if any(record.metrics and record.metrics.perturb.queries_per_image > 1 for record in group)
     }
@@ -194,9 +194,9 @@ def norms(records: Sequence[CellRecord], columns: Mapping[str, str], store: Resu
     """
     groups = {
         name: curves
-        for name, group in grouped(
+        for name, group in panels_of(
             [record for record in records if record.spec.budget.epsilon is None],
-            lambda r: f"{target_label(r)}, {r.spec.dataset.name}, {r.spec.goal}, unbounded, {r.spec.budget.norm}",
+            lambda spec, target, dataset: f"{target}, {dataset}, {spec.goal}, unbounded, {spec.budget.norm}",
         ).items()
         if len(curves := lines(group, columns)) > 1
     }
