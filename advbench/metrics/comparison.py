@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from advbench.metrics.aggregate import proportion
-
 __all__ = ["holm", "mean_interval", "paired_p_value"]
+
+Z = 1.959963984540054
+"""Standard deviations of a normal distribution that 95% lie within."""
 
 
 def paired_p_value(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
@@ -40,15 +41,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def mean_interval(right: NDArray[np.bool_]) -> tuple[float, float]:
     """A 95% interval of the mean over seeds of the share of right answers, over the draw of images.
 
-    Normal, from the spread over images of each image's mean over seeds: it says nothing about other seeds. Where all
-    images have the same mean, so that there is no spread, Wilson's for as many images of which that share is right.
+    Wilson's, for as many images as would give one seed's share the variance that this mean has by the spread over
+    images of each image's mean over seeds: seeds that agree are one seed. It says nothing about other seeds. Where all
+    images have the same mean, so that there is no spread, for as many images as there are.
 
     Args:
         right: ``(seeds, images)``.
     """
     each = right.mean(axis=0)
-    if len(each) < 2 or np.ptp(each) == 0:
-        share = proportion(np.arange(len(each)) < round(len(each) * float(each[0])))
-        return share.low, share.high
-    half = 1.96 * float(each.std(ddof=1)) / len(each) ** 0.5
-    return max(0.0, float(each.mean()) - half), min(1.0, float(each.mean()) + half)
+    share, count = float(each.mean()), float(len(each))
+    if np.ptp(each) > 0:
+        count *= share * (1 - share) / float(each.var())
+    middle = share + Z**2 / (2 * count)
+    half = Z * (share * (1 - share) / count + Z**2 / (4 * count**2)) ** 0.5
+    scale = 1 + Z**2 / count
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from scipy.stats import binomtest
 
 from advbench.cli import main
-from advbench.metrics import holm, mean_interval, paired_p_value
+from advbench.metrics import holm, mean_interval, paired_p_value, proportion
 from advbench.report.compare import compare
 from advbench.report.formats import Cell, Grid, as_latex, as_markdown, comparison_grid, comparison_grids
 from advbench.report.published import against, published
@@ -51,6 +51,19 @@ class TestStatistics:
     def test_where_all_images_agree_the_interval_is_one_seeds(self, share: float) -> None:
         low, high = mean_interval(np.full((3, 50), bool(share)))
         assert (low, high) == pytest.approx((0, 0.0713) if share == 0 else (0.9287, 1), abs=1e-3)
+
+    @pytest.mark.parametrize("count", [1, 19, 60])
+    def test_seeds_that_agree_have_the_interval_of_one(self, count: int) -> None:
+        right = first(count)[: 20 if count < 20 else None]
+        share = proportion(right)
+        assert mean_interval(np.stack([right] * 3)) == pytest.approx((share.low, share.high))
+
+    def test_the_interval_is_narrower_the_less_seeds_agree_and_stays_within_0_and_1(self) -> None:
+        """Of 20 images one is wrong under all seeds, or one under each."""
+        alike, apart = np.ones((2, 2, 20), bool)
+        alike[:, 0] = apart[0, 0] = apart[1, 1] = False
+        (low, high), (own_low, own_high) = mean_interval(alike), mean_interval(apart)
+        assert 0.76 < low < own_low < 0.95 < own_high < high < 1
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
     def test_where_seeds_are_each_others_opposite_the_interval_is_about_the_mean(self, order: tuple[int, int]) -> None:
