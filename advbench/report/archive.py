@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from advbench.errors import StorageError
 from advbench.files import write_text
@@ -82,7 +82,7 @@ class ArchivedFigure(_Model):
         alt: What it shows, for who cannot see it.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[\w-]+$")
     title: str
     alt: str
 
@@ -154,7 +154,7 @@ def write_archive(folder: Path, manifest: Manifest, regions: Mapping[str, Drawin
     """Write a report, and return its files.
 
     Args:
-        folder: Made where it is not there. Figures of an earlier report are taken away.
+        folder: Made where it is not there. What an earlier report had and this one has not is taken away.
         manifest: Without figures, which are drawn here.
         regions: Figures that stored results are not enough for, by name.
         store: Where the results lie.
@@ -168,8 +168,7 @@ def write_archive(folder: Path, manifest: Manifest, regions: Mapping[str, Drawin
     manifest = manifest.model_copy(update={"figures": told, "runs": [_anywhere(run) for run in manifest.runs]})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in (folder / FIGURES).glob("*.png"):
-            old.unlink()
+        _take_away(folder)
         pq.write_table(_answers(manifest.records, store), folder / SAMPLES, compression="zstd")
         figures = save(drawings, folder / FIGURES, suffixes=(".png",), dots=DOTS)
     except (OSError, pa.ArrowException) as error:
@@ -179,6 +178,17 @@ def write_archive(folder: Path, manifest: Manifest, regions: Mapping[str, Drawin
     for name, text in pages.items():
         write_text(folder / name, text)
     return [folder / MANIFEST, folder / SAMPLES, *(folder / name for name in pages), *figures]
+
+
+def _take_away(folder: Path) -> None:
+    """Remove an earlier report's figures and comparisons with published numbers; others' files may lie beside them."""
+    try:
+        old = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return
+    drawn = [folder / FIGURES / f"{figure.name}.png" for figure in old.figures]
+    for path in (*drawn, *(folder / f"against-{name}.csv" for name in PUBLISHED)):
+        path.unlink(missing_ok=True)
 
 
 def _anywhere(run: Run) -> Run:

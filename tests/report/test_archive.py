@@ -54,14 +54,12 @@ def report(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def place(factories: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A suite, of which two cells are stored, and its report, in a folder where an older one lay."""
+    """A suite, of which two cells are stored, and its report."""
     folder = tmp_path_factory.mktemp("kept")
     (folder / "kept.toml").write_text(SUITE)
     for cell in load_suite(folder / "kept.toml").cells():
         if cell.names["method"] in ("noise", "fgsm"):
             run_cell(request_of([*cell.arguments, "--results", str(folder / "results")]), SILENT)
-    (folder / "report" / "figures").mkdir(parents=True)
-    (folder / "report" / "figures" / "old.png").touch()
     written = report(folder)
     assert written.exit_code == 0, written.output
     return folder
@@ -88,6 +86,19 @@ def test_a_report_is_whole_and_the_same_when_written_again(place: Path) -> None:
     assert str(place / "results") not in files["manifest.json"].decode()
     assert report(place).exit_code == 0
     assert contents(place / "report") == files
+
+
+def test_of_an_older_report_what_is_no_more_goes_and_others_files_stay(place: Path, tmp_path: Path) -> None:
+    older = tmp_path / "report"
+    shutil.copytree(place / "report", older)
+    manifest = json.loads((older / "manifest.json").read_text())
+    manifest["figures"].append({"name": "gamma-7", "title": "It was drawn", "alt": "before"})
+    (older / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("figures/gamma-7.png", "against-butterfly.csv", "figures/regions.png", "against-mine.csv"):
+        (older / name).touch()
+    whole = contents(place / "report").keys()
+    write_archive(older, Archive(place / "report").manifest, {}, ResultStore(place / "results"))
+    assert contents(older).keys() == whole - {"figures/regions-1.png"} | {"figures/regions.png", "against-mine.csv"}
 
 
 def test_a_changed_answer_changes_the_tables(place: Path, tmp_path: Path) -> None:
