@@ -106,8 +106,8 @@ class ComparedTable(_Model):
         budget: In words.
         version: Which images the accuracies are on.
         methods: The columns, in order.
-        attacks: What a column with a name of its own is, by that name.
-        oracles: The columns that were shown the truth.
+        attacks: What each column is, by its name: its attack, of several all.
+        oracles: The columns that were shown the truth, in any row.
         rows: One a target.
     """
 
@@ -119,8 +119,8 @@ class ComparedTable(_Model):
     budget: str
     version: Version
     methods: list[str]
-    attacks: dict[str, str] = {}
-    oracles: list[str] = []
+    attacks: dict[str, str]
+    oracles: list[str]
     rows: list[ComparedRow]
 
 
@@ -280,8 +280,11 @@ def _table(
     spec = records[0].spec
     targets = target_labels(records)
     columns = _columns(records, targets, names)
-    oracles = {columns[record.key] for record in records if _is_oracle(record)}
-    attacks = {columns[record.key]: method_label(record) for record in records}
+    attacks = {
+        column: " | ".join(sorted({method_label(record) for record in group}))
+        for column, group in _grouped(records, lambda record: columns[record.key]).items()
+    }
+    oracles = {(targets[record.key], columns[record.key]) for record in records if _is_oracle(record)}
     cells: dict[tuple[str, str], ComparedCell] = {}
     right: dict[tuple[str, str], dict[int, Answers]] = {}
     clean: dict[str, dict[int, float]] = defaultdict(dict)
@@ -292,7 +295,7 @@ def _table(
         cells[place] = _cell(group, answers, spec.goal).model_copy(update={"flags": _one_each(earned)})
         clean[place[0]] |= {r.spec.seed: r.metrics.clean_accuracy for r in group if r.metrics is not None}
     methods = sorted({method for _, method in cells}, key=lambda method: (attacks[method].startswith("pgn"), method))
-    ranked = {place: cell for place, cell in cells.items() if place[1] not in oracles}
+    ranked = {place: cell for place, cell in cells.items() if place not in oracles}
     best = _best(ranked, right, spec.goal)
     rows = [
         ComparedRow(
@@ -317,8 +320,8 @@ def _table(
         budget=str(spec.budget),
         version=version or version_of(records[0]),
         methods=methods,
-        oracles=[method for method in methods if method in oracles],
-        attacks={name: attack for name, attack in attacks.items() if not name.lower().startswith(attack)},
+        oracles=[method for method in methods if method in {method for _, method in oracles}],
+        attacks=attacks,
         rows=rows,
     )
 

@@ -160,7 +160,7 @@ def _called(table: ComparedTable) -> list[str]:
     """What the columns are whose names do not say it."""
     names: dict[str, list[str]] = {}
     for name in table.methods:
-        if name in table.attacks:
+        if not name.lower().startswith(table.attacks[name]):
             names.setdefault(table.attacks[name], []).append(name)
     return ["; ".join(f"{' | '.join(own)}: {attack}" for attack, own in names.items())] if names else []
 

@@ -203,6 +203,15 @@ class TestTables:
         assert table.methods == ["fgsm", "few epochs", "many epochs [epochs 2]", "many epochs [epochs 3]"]
         assert "few epochs | many epochs [epochs 2] | many epochs [epochs 3]: pgn-b" in comparison_grid(table).notes
 
+    def test_a_column_says_all_that_it_is(self, add: Add, store: ResultStore) -> None:
+        """A suite may carry one method by another surrogate for each target."""
+        names = {}
+        for target, surrogate in (("resnet50", "vgg11"), ("vgg16", "resnet18")):
+            parameters = {"surrogates": [{"architecture": surrogate}]}
+            names[add("fgsm", first(100), target=target, parameters=parameters).key] = "FGSM, transferred"
+        (table,) = compare(store.records(), store, names=names)
+        assert "FGSM, transferred: fgsm via resnet18 | fgsm via vgg11" in comparison_grid(table).notes
+
     def test_what_an_attacker_may_not_be_granted_is_left_out(self, add: Add, store: ResultStore) -> None:
         add("fgsm", first(50), threat=THREATS["white-box"])
         add("square", first(60), threat=THREATS["black-box-scores"])
@@ -292,6 +301,17 @@ class TestTables:
         (row,) = table.rows
         assert {method for method, cell in row.cells.items() if cell.best} == {"pgn-50"}
         assert row.worst == pytest.approx(0.5)
+
+    def test_what_is_an_oracle_in_one_row_is_ranked_in_the_others(self, add: Add, store: ResultStore) -> None:
+        threats = {"resnet50": THREATS["white-box"].with_true_labels(), "vgg16": THREATS["white-box"]}
+        names = {}
+        for target, threat in threats.items():
+            names[add("pgd", first(20), target=target, threat=threat).key] = "mine"
+            add("noise", first(150), target=target)
+        (table,) = compare(store.records(), store, names=names)
+        assert table.oracles == ["mine"]
+        assert [row.cells["mine"].best for row in table.rows] == [False, True]
+        assert [row.worst for row in table.rows] == pytest.approx([0.75, 0.1])
 
     def test_of_the_same_run_under_other_code_the_newest_counts(self, add: Add, store: ResultStore) -> None:
         add("fgsm", first(100), code="new", created="2026-02-01T00:00:00+00:00")

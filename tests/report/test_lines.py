@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from advbench.report.compare import compare
-from advbench.report.plots import Drawing, comparison_figures
+from advbench.report.plots import Drawing, comparison_figures, exemplary
 from advbench.report.plots.naming import lines
 from advbench.results import CellRecord, ResultStore
 from advbench.threat import Budget
@@ -138,6 +138,12 @@ def test_a_front_is_of_one_target(add: Any, store: ResultStore) -> None:
     titles = [panel.get_title().partition(":")[0] for panel in drawing.figure.axes]
     fronts = [np.asarray(panel.get_lines()[0].get_xydata()).tolist() for panel in drawing.figure.axes]
     assert dict(zip(titles, fronts, strict=True)) == {"resnet18": [[1, 0]], "vgg11": [[1, 100], [10, 50]]}
+
+
+def test_images_are_shown_of_pgn_whatever_a_suite_calls_it(add: Any, store: ResultStore) -> None:
+    records = [add("pgd", HALF), add("pgn-b", ALL)]
+    tables = compare(records, store, names={records[1].key: "PGN-B, mine"})
+    assert exemplary(records, tables) == records[1:]
 
 
 def test_long_names_stay_within_the_figure(add: Any, store: ResultStore) -> None:

@@ -87,7 +87,7 @@ def exemplary(records: Sequence[CellRecord], tables: Sequence[ComparedTable]) ->
     for table in tables:
         cells = [
             (
-                table.attacks.get(method, method).startswith("pgn"),
+                table.attacks[method].startswith("pgn"),
                 cell.accuracy if table.goal is Goal.ENHANCE else -cell.accuracy,
                 cell.keys[0],
             )
