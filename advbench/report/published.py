@@ -161,9 +161,13 @@ def _dataset(record: CellRecord) -> str:
 
 def _setting(record: CellRecord) -> list[str]:
     """What differs in images and target."""
-    size, seen = record.spec.dataset.image_size, record.spec.target.made_from["training"]["images"]
+    size, made = record.spec.dataset.image_size, record.spec.target.made_from
     differs = [] if size == BUTTERFLY_SIZE else [f"{size} px, not {BUTTERFLY_SIZE}"]
-    return differs + ([f"target saw {seen} images, not all"] if seen else [])
+    if seen := made["training"]["images"]:
+        differs.append(f"target saw {seen} images, not all")
+    normalisation = "none" if _dataset(record) == "stl-10" else "imagenet"  # as the paper has them
+    theirs = {**_TRAINING, "normalisation": normalisation}
+    return differs + [f"target {each}" for each in _unlike({**made, **made["training"]}, theirs)]
 
 
 def _use(record: CellRecord) -> list[str]:
@@ -173,12 +177,20 @@ def _use(record: CellRecord) -> list[str]:
     if spec.attack not in _PGN:
         return differs
     theirs = {**_GAME, **_PGN[spec.attack], "gamma": 3.0 if spec.goal is Goal.DEGRADE else 1e-4}
-    return [*differs, f"{spec.dataset.fit_images} fit images"] + [
-        f"{name.replace('_', '-')} {spec.parameters[name]}, not {value}"
+    return [*differs, f"{spec.dataset.fit_images} fit images", *_unlike(spec.parameters, theirs)]
+
+
+def _unlike(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    """In which of their options ours are others."""
+    return [
+        f"{name.replace('_', '-')} {ours[name]}, not {value}"
         for name, value in theirs.items()
-        if spec.parameters.get(name, value) != value
+        if ours.get(name, value) != value
     ]
 
+
+_TRAINING = {"epochs": 20, "learning_rate": 5e-4, "batch_size": 64}
+"""What section 4.1 says of the targets' training; the batch size is our reading."""
 
 _GAME = {
     "epochs": 20,

@@ -333,6 +333,18 @@ class TestPublished:
         row = next(row for row in against(store.records(), "butterfly") if row.published.attack == "uap")
         assert not any("epochs" in difference for difference in row.differs)
 
+    def test_targets_that_were_trained_otherwise_are_said_to_be(self, add: Add, store: ResultStore) -> None:
+        training = {"images": None, "epochs": 20, "learning_rate": 1e-4, "batch_size": 32}
+        made = {"training": training, "normalisation": "imagenet"}
+        add("fgsm", first(20), dataset="stl10", target="vgg16", made_from=made)
+        for row in against(store.records(), "butterfly"):
+            assert [difference for difference in row.differs if difference.startswith("target")] == [
+                "target learning-rate 0.0001, not 0.0005",
+                "target batch-size 32, not 64",
+                "target normalisation imagenet, not none",
+                "target from scratch, not imagenet",
+            ]
+
     def test_ours_stand_beside_theirs_with_what_differs(self, add: Add, store: ResultStore) -> None:
         add("pgn-b", first(20), dataset="stl10", images=1000, budget=Budget(), parameters={"label_aware": True})
         vanilla, row = against(store.records(), "butterfly")
