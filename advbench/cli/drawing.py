@@ -56,24 +56,24 @@ def region_drawings(records: "Sequence[CellRecord]", images: int, screen: Screen
     A target is asked once, whatever its results' seeds. Where targets cannot be asked again, that is said.
     """
     from advbench.bench import decision_plane
-    from advbench.report.compare import target_labels
+    from advbench.report.compare import target_labels, told_by_images
     from advbench.report.plots import regions as drawn
 
-    names = target_labels(records)
+    names, images_of = target_labels(records), told_by_images(records, lambda record: record.spec.dataset.name)
     datasets: dict[str, dict[str, CellRecord]] = {}
     for record in records if images else ():
-        datasets.setdefault(record.spec.dataset.digest, {}).setdefault(names[record.key], record)
+        datasets.setdefault(images_of[record.key], {}).setdefault(names[record.key], record)
     drawings: dict[str, Drawing] = {}
-    for own in map(list, map(dict.values, datasets.values())):
-        dataset = own[0].spec.dataset
+    for dataset, targets in datasets.items():
+        own = list(targets.values())
         for image in range(images):
             try:
                 with screen:
                     plane = decision_plane(own, image, REACH, POINTS, screen)
             except AdvbenchError as error:
-                screen.say(f"no decision regions around image {image} of {dataset.name}: {error}")
+                screen.say(f"no decision regions around image {image} of {dataset}: {error}")
                 break
             drawing = drawn(plane.predictions, plane.positions, plane.label, own[0].classes)
-            title = f"{drawing.title}, image {image} of {dataset.name}, {dataset.image_size} px"
+            title = f"{drawing.title}, image {image} of {dataset}, {own[0].spec.dataset.image_size} px"
             drawings[f"regions-{len(drawings) + 1}"] = replace(drawing, title=title)
     return drawings

@@ -283,6 +283,17 @@ class TestRegions:
         titles = [panel.get_title().removeprefix("quick_targets:plain ") for panel in drawing.figure.axes]
         assert titles == ["[epochs 0]", "[epochs 5]"]
 
+    def test_in_a_report_each_figure_says_which_images_it_is_of(self, store: ResultStore) -> None:
+        record = one(store, "noise", "plain", 0.1)
+        fewer = record.spec.dataset.model_copy(update={"digest": "fewer", "evaluation_images": 10})
+        spec = record.spec.model_copy(update={"dataset": fewer})
+        records = [record, record.model_copy(update={"spec": spec, "key": spec.key})]
+        titles = [drawing.title for drawing in region_drawings(records, 1, Screen()).values()]
+        assert [title.partition(", image 0 of ")[2] for title in titles] == [
+            "digits [images 40], 32 px",
+            "digits [images 10], 32 px",
+        ]
+
     def test_the_words_say_how_much_of_the_plane_is_right(self, store: ResultStore) -> None:
         predicted = np.zeros((4, 4), dtype=np.int64)
         predicted[0] = 1
