@@ -220,7 +220,7 @@ class Prepared:
 def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
     """Make the target on its device, from the cache where it was made before."""
     target = _made_target(spec, dataset, runtime, progress)
-    source = own_digest(spec.architecture)
+    source = own_digest(spec.architecture, target.module() if isinstance(target, ModuleTarget) else None)
     if source is not None:  # equal weights in another function are another target
         target.fingerprint = digest([target.fingerprint, source])
     return target.to(runtime.torch_device)

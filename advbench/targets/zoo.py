@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from advbench.errors import InvalidConfig, UnknownName
-from advbench.files import file_hash
+from advbench.files import digest, file_hash
 from advbench.targets.base import Classifier, Normalise, Target
 
 __all__ = [
@@ -34,6 +34,9 @@ NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 """Mean and standard deviation a channel; ``none`` leaves [0, 1] as it is."""
+
+VERSIONED = ("advbench", "timm", "torch", "torchvision")
+"""Packages whose source no result is named by: advbench's own code has a hash of its own, the others a version."""
 
 
 def imagenet_normalisation(architecture: str) -> Normalisation:
@@ -145,10 +148,19 @@ def own_source(location: str) -> Path | None:
     return Path(found.origin) if found is not None and found.origin else None
 
 
-def own_digest(location: str) -> str | None:
-    """A hash of the source of ``module:factory``'s module, which decides what its networks do; None without one."""
-    source = own_source(location) if ":" in location and not location.startswith("timm:") else None
-    return file_hash(source) if source is not None and source.is_file() else None
+def own_digest(location: str, network: nn.Module | None) -> str | None:
+    """A hash of the source that decides what a network of one's own does; None for those of torchvision and timm.
+
+    It is of the file of ``module:factory``, and of those that define the classes that the network is made of, wherever
+    they were imported from; functions that these call from yet other files are not seen.
+    """
+    if ":" not in location or location.startswith("timm:"):
+        return None
+    kinds = {type(module) for module in network.modules()} if network is not None else set()
+    modules = {kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] not in VERSIONED}
+    files = {own_source(module) for module in modules} | {own_source(location)}
+    hashes = sorted(file_hash(path) for path in files if path is not None and path.is_file())
+    return digest(hashes) if hashes else None
 
 
 def own_factory(location: str, num_classes: int) -> Target | Classifier:
