@@ -9,7 +9,7 @@ from advbench.cli.options import RESULTS
 from advbench.cli.screen import Screen, errors_in_one_line
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from advbench.bench import LinearProbe
     from advbench.results import CellRecord
@@ -36,23 +36,17 @@ def probe(chosen: tuple[str, ...], results: str) -> None:
     screen.show(_table(records, probes))
 
 
-def _table(records: "list[CellRecord]", probes: "list[LinearProbe]") -> "Table":
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _table(records: "list[CellRecord]", probes: "list[LinearProbe]") -> "RenderableType":
+    from advbench.report.formats import Cell, Grid, as_terminal
+    from advbench.report.tables import percent, with_interval
 
-    from advbench.report.tables import with_interval
-
-    table = Table(box=SIMPLE_HEAD, title="accuracy on the same images", title_justify="left")
-    for column in ("result", "attack", "goal", "clean", "perturbed", "linear probe", "fitted on"):
-        table.add_column(column, no_wrap=True)
+    rows = []
     for record, found in zip(records, probes, strict=True):
         metrics = record.metrics
-        clean, moved = (
-            ("-", "-") if metrics is None else (f"{metrics.clean_accuracy:.1%}", f"{metrics.valid_accuracy:.1%}")
-        )
-        low_high = (found.accuracy.low, found.accuracy.high)
-        table.add_row(
-            record.key[:10], record.spec.attack, record.spec.goal, clean, moved,
-            with_interval(found.accuracy.value, low_high), f"{found.images} images",
-        )  # fmt: skip
-    return table
+        clean, moved = (None, None) if metrics is None else (metrics.clean_accuracy, metrics.valid_accuracy)
+        probed = with_interval(found.accuracy.value, (found.accuracy.low, found.accuracy.high))
+        named = (record.key[:10], record.spec.attack, str(record.spec.goal))
+        rows.append([*named, percent(clean), percent(moved), probed.strip(), f"{found.images} images"])
+    header = ["result", "attack", "goal", "clean", "perturbed", "linear probe", "fitted on"]
+    cells = [[Cell(words) for words in row] for row in rows]
+    return as_terminal(Grid("accuracy on the same images", header, cells, named_by=3))

@@ -2,10 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -60,6 +62,7 @@ class Grid:
         notes: Below it.
         wide: The last column holds sentences.
         methods: Which method each column is of, in a comparison.
+        named_by: How many of the first columns say which row it is.
     """
 
     title: str
@@ -68,6 +71,7 @@ class Grid:
     notes: Sequence[str] = ()
     wide: bool = False
     methods: Sequence[str | None] = ()
+    named_by: int = 1
 
 
 def percent(value: float | None) -> str:
@@ -108,7 +112,7 @@ def comparison_grid(table: ComparedTable) -> Grid:
         *failures,
     ]
     header = ["target", "clean", *table.methods, worst]
-    return Grid(table.title, header, rows, notes, methods=[None, None, *table.methods, None])
+    return Grid(table.title, header, rows, notes, methods=[None, None, *table.methods, None], named_by=2)
 
 
 def _turned_grid(table: ComparedTable) -> Grid:
@@ -232,18 +236,58 @@ def against_grid(rows: Sequence[AgainstRow], source: str) -> Grid:
         ],
         ["accuracy in percent and mAP on raw images, beside vanilla rows on clean ones"],
         wide=True,
+        named_by=5,
     )
 
 
-def as_terminal(grid: Grid) -> Table:
-    """For a terminal."""
-    notes = Text("\n".join(grid.notes))
-    table = Table(box=SIMPLE_HEAD, title=Text(grid.title), title_justify="left", caption=notes, caption_justify="left")
-    for position, name in enumerate(grid.header):
-        table.add_column(Text(name), no_wrap=position == 0)
-    for row in grid.rows:
-        table.add_row(*(_terminal(cell) for cell in row))
-    return table
+def as_terminal(grid: Grid) -> RenderableType:
+    """For a terminal: one below the other, as many of its columns as fit side by side, each time with the rows' names.
+
+    Only words are broken into lines, and nothing is cut off.
+    """
+    return _Blocks(grid)
+
+
+LEAST, BETWEEN = 32, 3
+"""How narrow a column of words may become, and what its table puts between two columns; characters."""
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    grid: Grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        if self.grid.title:
+            yield Text(self.grid.title, style="table.title")
+        for columns in self._blocks(options.max_width):
+            yield self._table(columns)
+        if self.grid.notes:
+            yield Text("\n".join([*self.grid.notes, ""]), style="table.caption")
+
+    def _blocks(self, width: int) -> list[list[int]]:
+        """Which columns stand side by side."""
+        names, *others = list(range(self.grid.named_by)), *range(self.grid.named_by, len(self.grid.header))
+        least = [BETWEEN + min(LEAST, self._width(column)) for column in range(len(self.grid.header))]
+        blocks = [[*names, *others[:1]]]
+        for column in others[1:]:
+            if 1 + sum(least[other] for other in [*blocks[-1], column]) <= width:
+                blocks[-1].append(column)
+            else:
+                blocks.append([*names, column])
+        return blocks
+
+    def _width(self, column: int) -> int:
+        """As wide as its cells' lines and its header's words."""
+        lines = [line for row in self.grid.rows for line in _terminal(row[column]).plain.splitlines()]
+        return max(map(cell_len, [*lines, *self.grid.header[column].split()]), default=1)
+
+    def _table(self, columns: Sequence[int]) -> Table:
+        table = Table(box=SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(Text(self.grid.header[column]), overflow="fold", max_width=self._width(column))
+        for row in self.grid.rows:
+            table.add_row(*(_terminal(row[column]) for column in columns))
+        return table
 
 
 def _terminal(cell: Cell) -> Text:

@@ -137,10 +137,10 @@ def records_table(records: Iterable[CellRecord]) -> Table:
     caption = "\n".join([ORACLE] * any(map(_is_oracle, records)) + told)
     table = Table(box=SIMPLE_HEAD, caption=caption or None, caption_justify="left")
     for name in ("result", "run", "target", "dataset"):
-        table.add_column(name, no_wrap=name == "result")
+        table.add_column(name, no_wrap=name == "result", overflow="fold")
     for name in ("clean", "raw", "valid"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status")
+    table.add_column("status", overflow="fold")
     for record in records:
         key, run, *rest = _row(record)
         given = "".join(f", {name} {value}" for name, value in record.request.get("options", {}).items())

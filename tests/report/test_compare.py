@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from scipy.stats import binomtest
 
 from advbench.cli import main
 from advbench.metrics import holm, mean_interval, paired_p_value, proportion
 from advbench.report.compare import compare
-from advbench.report.formats import Cell, Grid, as_latex, as_markdown, comparison_grid, comparison_grids
+from advbench.report.formats import Cell, Grid, as_latex, as_markdown, as_terminal, comparison_grid, comparison_grids
 from advbench.report.published import against, published
 from advbench.results import CellRecord, ResultStore
 from advbench.threat import THREATS, Budget
@@ -379,6 +380,29 @@ class TestForms:
         assert r"l\^{}2 \{a\} \textbackslash{}b & a|b \\" in latex
         assert r"x \& y & \textless{}b\textgreater{} \\" in latex
         assert as_markdown(grid).splitlines()[-1] == r"- failed: \<urlopen> error - x"
+
+    @pytest.mark.parametrize("width", [40, 80, 300])
+    def test_a_terminal_loses_no_digit(self, width: int, add: Add, store: ResultStore) -> None:
+        for count in range(9):
+            add(f"method-{count}", first(100 + count), target="resnet18 that saw 150")
+        console = Console(width=width)
+        with console.capture() as captured:
+            for grid in (grids := comparison_grids(compare(store.records(), store))):
+                console.print(as_terminal(grid))
+        shown = captured.get()
+        assert all(len(line) <= width for line in shown.splitlines())
+        assert all(line in shown for grid in grids for row in grid.rows for cell in row for line in cell.whole.split())
+        assert all(name in shown for name in ("method-0", "method-8", "worst"))
+        assert "…" not in shown
+
+    def test_long_words_are_folded_in_a_terminal(self) -> None:
+        console = Console(width=60)
+        grid = Grid("", ["key", "made by", "n"], [[Cell("a" * 90), Cell("b" * 90), Cell("12")]])
+        with console.capture() as captured:
+            console.print(as_terminal(grid))
+        shown = captured.get()
+        assert [shown.count(letter) for letter in ("a", "b")] == [2 * 90 + 1, 90 + 1]
+        assert "12" in shown
 
 
 class TestCommands:
