@@ -21,11 +21,12 @@ from advbench.cli.options import (
     training_of,
 )
 from advbench.cli.screen import Screen, errors_in_one_line
-from advbench.errors import InvalidConfig
+from advbench.errors import InvalidConfig, StorageError
 from advbench.registry import ATTACKS, DATASETS
 
 if TYPE_CHECKING:
     from advbench.bench import RunRequest
+    from advbench.results import CellRecord, ResultStore
 
 __all__ = ["main", "request_of"]
 
@@ -99,7 +100,7 @@ def run(context: click.Context, **given: Any) -> None:
     Options that are not listed here are the method's own: see 'advbench describe ATTACK'.
     """
     from advbench.bench import run_cell
-    from advbench.report import draw_figures, record_summary
+    from advbench.report import record_summary
     from advbench.results import ResultStore
 
     screen = Screen(quiet=given["as_json"])
@@ -108,8 +109,7 @@ def run(context: click.Context, **given: Any) -> None:
         outcome = run_cell(request, screen)
     if outcome is None:  # a helper process of a run over several devices
         return
-    record, store = outcome.record, ResultStore(request.results)
-    figures = draw_figures(record, store)
+    record = outcome.record
     if given["as_json"]:
         click.echo(record.model_dump_json(indent=2))
     else:
@@ -117,10 +117,22 @@ def run(context: click.Context, **given: Any) -> None:
         if outcome.from_store:
             screen.show("answered from the store: this very run was done before")
         screen.show(f"result {record.key[:10]} in {outcome.folder}")
-        for figure in figures:
-            screen.show(f"figure {figure}")
+    _draw(record, ResultStore(request.results), screen, listed=not given["as_json"])
     if record.metrics is None:
         sys.exit(1)
+
+
+def _draw(record: "CellRecord", store: "ResultStore", screen: Screen, *, listed: bool) -> None:
+    """Draw a result's figures, which is no error where they cannot be kept."""
+    from advbench.report import draw_figures
+
+    try:
+        figures = draw_figures(record, store)
+    except StorageError as error:
+        screen.say(f"no figures: {error}")
+        return
+    for figure in figures if listed else []:
+        screen.show(f"figure {figure}")
 
 
 def request_of(arguments: list[str]) -> "RunRequest":
@@ -262,20 +274,17 @@ def describe(attack: str) -> None:
 @errors_in_one_line
 def show(result: str, results: str, as_json: bool) -> None:
     """Show a stored result, with the flags that others beside it give it; RESULT is its key or the beginning of it."""
-    from advbench.report import beside_others, draw_figures, record_summary
+    from advbench.report import beside_others, record_summary
     from advbench.results import ResultStore
 
-    store = ResultStore(results)
+    store, screen = ResultStore(results), Screen(quiet=as_json)
     record = beside_others(store.find(result), store)
-    figures = draw_figures(record, store)
     if as_json:
         click.echo(record.model_dump_json(indent=2))
-        return
-    screen = Screen()
-    screen.show(record_summary(record))
-    screen.show(f"result {record.key[:10]} in {store.folder(record.key)}")
-    for figure in figures:
-        screen.show(f"figure {figure}")
+    else:
+        screen.show(record_summary(record))
+        screen.show(f"result {record.key[:10]} in {store.folder(record.key)}")
+    _draw(record, store, screen, listed=not as_json)
 
 
 @main.command()

@@ -150,6 +150,18 @@ class TestRun:
         with Image.open(folder / "convergence.png") as image:
             assert min(image.size) > 600
 
+    def test_figures_that_cannot_be_kept_are_said_beneath_the_result(self, fgsm: dict[str, Any], results: Path) -> None:
+        figures = results / fgsm["key"] / "figures"
+        shutil.rmtree(figures)
+        figures.touch()
+        run = ("run", *TARGET, "--attack", "fgsm", "--epsilon", "8/255")
+        for words in (run, ("show", fgsm["key"])):
+            shown = call(*words, "--results", str(results))
+            assert shown.exit_code == 0, shown.stderr
+            assert f"result {fgsm['key'][:10]}" in shown.stdout
+            assert f"no figures: cannot write figures to {figures}: File exists" in shown.stderr
+        figures.unlink()
+
     def test_every_option_reaches_the_method(self, pgn: dict[str, Any]) -> None:
         parameters = pgn["spec"]["parameters"]
         assert parameters["epochs"] == 2

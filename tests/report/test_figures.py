@@ -15,7 +15,7 @@ from advbench.cli import main
 from advbench.cli.drawing import region_drawings
 from advbench.cli.main import request_of
 from advbench.cli.screen import Screen
-from advbench.errors import InvalidConfig
+from advbench.errors import InvalidConfig, StorageError
 from advbench.progress import SILENT
 from advbench.report.compare import compare
 from advbench.report.plots import Drawing, comparison_figures, save
@@ -101,6 +101,8 @@ def test_there_is_every_kind_of_figure_with_words_and_files(drawings: dict[str, 
         first, second = ((tmp_path / each / f"epsilon{suffix}").read_bytes() for each in ("one", "two"))
         assert first == second
         assert len(first) > 1000
+    with pytest.raises(StorageError, match="cannot write figures to .*: File exists; choose another"):
+        save({"epsilon": drawings["epsilon"]}, tmp_path / "one" / "epsilon.png")
 
 
 def test_accuracy_against_epsilon_is_the_records(drawings: dict[str, Drawing], store: ResultStore) -> None:

@@ -34,7 +34,11 @@ MOST_SHOWN = 4
 
 
 def draw_figures(record: CellRecord, store: ResultStore) -> list[Path]:
-    """Draw what one result has into its ``figures`` folder, as PNG and PDF, and return the PNG files."""
+    """Draw what one result has into its ``figures`` folder, as PNG and PDF, and return the PNG files.
+
+    Raises:
+        StorageError: The folder cannot be written to, or the result's files cannot be read.
+    """
     drawn = {
         "triplets": triplets(record, store),
         "convergence": convergence(record) if record.history else None,

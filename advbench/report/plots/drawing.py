@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advbench.errors import StorageError
 from advbench.results import CellRecord
 
 if TYPE_CHECKING:
@@ -68,14 +69,22 @@ def save(
         folder: Made where it is not there.
         suffixes: In which forms; PNG is one of them.
         dots: An inch, of PNG.
+
+    Raises:
+        StorageError: The folder cannot be made or written to.
     """
     import matplotlib as mpl  # lazy: takes most of a second
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "advbench"}):
-        for name, drawing in drawings.items():
-            for suffix in suffixes:
-                drawing.figure.savefig(folder / f"{name}{suffix}", dpi=dots, metadata=UNDATED.get(suffix))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context({"svg.hashsalt": "advbench"}):
+            for name, drawing in drawings.items():
+                for suffix in suffixes:
+                    drawing.figure.savefig(folder / f"{name}{suffix}", dpi=dots, metadata=UNDATED.get(suffix))
+    except OSError as error:
+        raise StorageError(
+            f"cannot write figures to {folder}: {error.strerror or error}; choose another folder"
+        ) from error
     return [folder / f"{name}.png" for name in drawings]
 
 
