@@ -73,7 +73,7 @@ class Epochs(ABC):
         checkpoint = None
         if self.context.work is not None:
             checkpoint = Checkpoint(self.context.work / f"{self.name}.ckpt", self.context.identity)
-            self._resume(checkpoint.load())
+            self._resume(checkpoint.load(self.context.progress.say))
             self.fabric.barrier()  # no process writes a checkpoint before all have read the last one
         with self.context.progress.task(f"fitting {self.name}", total=self.epochs * self._steps) as task:
             task.advance(len(self.history) * self._steps)

@@ -211,7 +211,7 @@ def _train(
     classifier.train()
     optimizer = torch.optim.Adam(classifier.parameters(), lr=training.learning_rate, fused=True)
     autocast = _autocast(device, training.precision)
-    first_epoch = _resume(checkpoint, classifier, optimizer)
+    first_epoch = _resume(checkpoint.load(progress.say), classifier, optimizer)
     name = f"training {role} {spec.architecture} on {len(images)} images"
     with progress.task(name, total=training.epochs) as task:
         task.advance(first_epoch)
@@ -235,8 +235,7 @@ def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "32-true")
 
 
-def _resume(checkpoint: Checkpoint, classifier: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    state: dict[str, Any] | None = checkpoint.load()
+def _resume(state: dict[str, Any] | None, classifier: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     if state is None:
         return 0
     classifier.load_state_dict(state["model"])

@@ -44,6 +44,7 @@ from advbench.access import Access
 from advbench.bench import RunRequest, run_cell
 from advbench.bench.evaluate import clean_answers, evaluate
 from advbench.checkpoint import Checkpoint
+from advbench.cli.screen import Screen
 from advbench.datasets import ArrayPixels, Dataset, DatasetSpec, LabelledImages
 from advbench.errors import InvalidPerturbation
 from advbench.methods import Context, ImageMethod
@@ -228,10 +229,23 @@ class TestFailures:
     ) -> None:
         """A fit's identity is its result's key, which hangs on target, data, budget, options and seed alike."""
         Checkpoint(tmp_path / "fit.ckpt", "one").save({"epoch": 3})
-        assert Checkpoint(tmp_path / "fit.ckpt", "another").load() is None
-        assert Checkpoint(tmp_path / "fit.ckpt", "one").load() == {"epoch": 3}
+        assert Checkpoint(tmp_path / "fit.ckpt", "another").load(SILENT.say) is None
+        assert Checkpoint(tmp_path / "fit.ckpt", "one").load(SILENT.say) == {"epoch": 3}
         sound = cheat(lambda images: images)
         assert cheat(lambda images: images, "nan").key != sound.key
+
+    @pytest.mark.parametrize("left", [0, 100, -1, None])
+    def test_a_broken_checkpoint_is_named_and_counts_as_none(
+        self, left: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "fit.ckpt"
+        checkpoint = Checkpoint(path, "one")
+        checkpoint.save({"epoch": 3})
+        path.write_bytes(b"something else" if left is None else path.read_bytes()[:left])
+        assert checkpoint.load(Screen().say) is None
+        assert f"cannot read {path}, so this starts again" in capsys.readouterr().err
+        checkpoint.save({"epoch": 1})
+        assert checkpoint.load(SILENT.say) == {"epoch": 1}
 
 
 class TestMeasures:
