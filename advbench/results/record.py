@@ -1,11 +1,12 @@
 """What one run is and what it found. The JSON form is the interface: documented field by field, versioned.
 
-``schema_version`` is raised when a field changes its meaning or goes; new fields may come without.
+``schema_version`` is raised when a field changes its meaning or goes; new fields may come without, and a store leaves
+out those that it does not know.
 """
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from advbench.files import digest
 from advbench.results.diagnostics import Flag
@@ -206,7 +207,7 @@ class CellRecord(_Model):
         created: When, UTC, ISO 8601.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(default=SCHEMA_VERSION, le=SCHEMA_VERSION)
     key: str
     status: Status
     reason: str | None

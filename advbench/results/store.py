@@ -131,11 +131,18 @@ class ResultStore:
 
     def _parsed(self, path: str, content: bytes) -> CellRecord:
         try:
-            return CellRecord.model_validate_json(content)
+            return CellRecord.model_validate_json(content, extra="ignore")
         except ValidationError as error:
+            faults = {".".join(map(str, fault["loc"])): fault for fault in error.errors()}
+            if (newer := faults.get("schema_version")) and newer["type"] == "less_than_equal":
+                raise StorageError(
+                    f"cannot read {self.location}/{path}: it is of a newer schema version, {newer['input']}, "
+                    f"and this advbench reads {SCHEMA_VERSION}: update advbench, or name another --results"
+                ) from error
+            place, fault = next(iter(faults.items()))
             raise StorageError(
-                f"cannot read {self.location}/{path} (this advbench reads schema version {SCHEMA_VERSION}): {error}; "
-                "delete the folder to run it again"
+                f"cannot read {self.location}/{path}: {place or 'record'}: {fault['msg']}; "
+                "delete its folder to run it again"
             ) from error
 
     def save(

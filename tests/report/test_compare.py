@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 from rich.console import Console
 from scipy.stats import binomtest
 
 from advbench.cli import main
+from advbench.errors import StorageError
 from advbench.metrics import holm, mean_interval, paired_p_value, proportion
 from advbench.report.compare import compare
 from advbench.report.formats import Cell, Grid, as_latex, as_markdown, as_terminal, comparison_grid, comparison_grids
@@ -356,6 +358,40 @@ class TestPublished:
         assert "9 fit images" in row.differs
         for words in ("32 px, not 224", "from scratch, not imagenet", "saw 1000 images", "label-aware True, not False"):
             assert any(words in difference for difference in row.differs), words
+
+
+class TestRecords:
+    def change(self, record: CellRecord, store: ResultStore, *way: str, **values: Any) -> None:
+        path = store.folder(record.key) / "record.json"
+        whole = content = json.loads(path.read_text())
+        for name in way:
+            content = content[name]
+        content.update(values)
+        path.write_text(json.dumps(whole))
+
+    @pytest.mark.parametrize("way", [(), ("spec",), ("spec", "budget"), ("spec", "threat"), ("metrics", "fit")])
+    def test_fields_of_a_later_advbench_are_left_out(self, way: tuple[str, ...], add: Add, store: ResultStore) -> None:
+        record = add("fgsm", first(100))
+        self.change(record, store, *way, novelty={"of": 1})
+        assert store.records() == [record]
+        with pytest.raises(ValidationError, match="novelty"):
+            CellRecord.model_validate({**dict(record), "novelty": 1})
+
+    def test_a_record_of_a_later_schema_is_not_to_be_deleted(self, add: Add, store: ResultStore) -> None:
+        record = add("fgsm", first(100))
+        self.change(record, store, schema_version=2, status="another", created=None)
+        with pytest.raises(StorageError, match="newer schema version, 2, and this advbench reads 1") as said:
+            store.records()
+        assert "delete" not in str(said.value)
+
+    def test_a_broken_record_is_named_with_what_is_wrong(self, add: Add, store: ResultStore) -> None:
+        record = add("fgsm", first(100))
+        self.change(record, store, "spec", seed="three")
+        with pytest.raises(StorageError, match=rf"{record.key}/record.json: spec.seed: Input should be .*delete its"):
+            store.records()
+        (store.folder(record.key) / "record.json").write_text("{")
+        with pytest.raises(StorageError, match="record.json: record: Invalid JSON.*delete its folder"):
+            store.records()
 
 
 class TestForms:
