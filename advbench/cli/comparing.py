@@ -141,10 +141,10 @@ def query(sql: str, results: str, form: str) -> None:
 
     answer = ask(sql, ResultStore(results))
     if form == "json":
-        rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
-        click.echo(json.dumps(rows, default=str, indent=2))
+        click.echo(answer.as_json)
         return
-    grid = formats.Grid("", answer.columns, [[formats.Cell(str(value)) for value in row] for row in answer.rows])
+    rows = [[formats.Cell("" if value is None else str(value)) for value in row] for row in answer.rows]
+    grid = formats.Grid("", answer.columns, rows)
     if form == "csv":
         click.echo(formats.as_csv(grid), nl=False)
     else:

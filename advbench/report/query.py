@@ -1,6 +1,7 @@
 """SQL over all results, by DuckDB on the stored files."""
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +25,20 @@ class Answer:
     columns: list[str]
     rows: list[tuple[Any, ...]]
 
+    @property
+    def as_json(self) -> str:
+        """A list with an object a row; null where a number is not finite, and text where JSON has no such type."""
+        rows = [dict(zip(self.columns, map(_finite, row), strict=True)) for row in self.rows]
+        return json.dumps(rows, default=str, indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
 
 def ask(sql: str, store: ResultStore) -> Answer:
     """Answer one query.
@@ -42,9 +57,12 @@ def ask(sql: str, store: ResultStore) -> Answer:
     records = store.records()
     rows = [_row(record) for record in records]
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["key"]
-    results = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    table = pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    # Any whole number may be a seed; Arrow's have 64 bits.
+    given = "* replace (try_cast(seed as hugeint) as seed)" if records else "*"
     with duckdb.connect(":memory:") as connection:
-        connection.register("results", results)
+        connection.register("stored", table)
+        connection.execute(f"create view results as select {given} from stored")
         if re.search(r"\bsamples\b", sql, re.IGNORECASE):
             connection.execute(_samples_view(store, records))
         try:
@@ -54,6 +72,10 @@ def ask(sql: str, store: ResultStore) -> Answer:
             relation = connection.sql(sql)
             columns, found = list(relation.columns), relation.fetchall()
         except duckdb.Error as error:
+            if not records:
+                raise InvalidConfig(
+                    f"there are no results in {store.location} yet: run something first, or name another --results"
+                ) from error
             raise InvalidConfig(f"the query was not understood: {str(error).splitlines()[0]}") from error
     if twice := [name for name, count in Counter(columns).items() if count > 1]:
         raise InvalidConfig(f"the query has several columns named '{twice[0]}': give each a name of its own with 'as'")
@@ -75,7 +97,7 @@ def _row(record: CellRecord) -> dict[str, Any]:
         "threat": spec.threat.name,
         "norm": str(spec.budget.norm),
         "epsilon": spec.budget.epsilon,
-        "seed": spec.seed,
+        "seed": str(spec.seed),
         "created": record.created,
         "parameters": json.dumps(spec.parameters),
     }

@@ -502,6 +502,22 @@ class TestCommands:
         assert ask(f"{counted} and attack = 'pgd'") == [{"n": 60}]
         assert ask("SELECT COUNT(*) AS n FROM SAMPLES") == [{"n": 400}]
 
+    def test_what_sql_answers_is_json_and_csv(self, add: Add, store: ResultStore) -> None:
+        add("fgsm", first(100), seed=2**64)
+        odd = "select seed, 1e308 * 10 as high, ['nan'::double, 1.5] as list, null as none from results"
+        found = {
+            form: CliRunner().invoke(main, ["query", odd, "--results", str(store.root), "--format", form]).stdout
+            for form in ("json", "csv")
+        }
+        read = json.loads(found["json"], parse_constant=pytest.fail)
+        assert read == [{"seed": 2**64, "high": None, "list": [None, 1.5], "none": None}]
+        assert found["csv"] == f'seed,high,list,none\n{2**64},inf,"[nan, 1.5]",\n'
+
+    def test_where_there_are_no_results_a_query_says_so(self, tmp_path: Path) -> None:
+        result = CliRunner().invoke(main, ["query", "select attack from results", "--results", str(tmp_path)])
+        assert result.exit_code == 2
+        assert f"there are no results in {tmp_path} yet" in result.output
+
     @pytest.mark.parametrize(
         "sql",
         [
