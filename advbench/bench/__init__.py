@@ -2,7 +2,7 @@
 
 from advbench.bench.cell import Outcome, run_cell
 from advbench.bench.evaluate import Evaluation, accuracy, evaluate
-from advbench.bench.probe import LinearProbe, linear_probe
+from advbench.bench.probe import LinearProbe, check_encoder, linear_probe
 from advbench.bench.regions import DecisionPlane, decision_plane
 from advbench.bench.request import (
     Prepared,
@@ -28,6 +28,7 @@ __all__ = [
     "Workshop",
     "accuracy",
     "build_method",
+    "check_encoder",
     "check_names",
     "decision_plane",
     "evaluate",

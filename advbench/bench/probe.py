@@ -1,6 +1,7 @@
 """How much a generator's encoder knows of the classes by itself."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,10 +16,11 @@ from advbench.methods.pgn import Generator, GeneratorMethod
 from advbench.methods.pgn.networks import STRIDE
 from advbench.metrics import Proportion, proportion
 from advbench.progress import Progress
+from advbench.registry import ATTACKS
 from advbench.results import CellRecord
 from advbench.seeding import seeded
 
-__all__ = ["LinearProbe", "linear_probe"]
+__all__ = ["LinearProbe", "check_encoder", "linear_probe"]
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the l2 penalty to choose from."""
@@ -40,6 +42,17 @@ class LinearProbe:
     inverse_penalty: float
 
 
+def check_encoder(record: CellRecord) -> None:
+    """Refuse a result of a method whose encoder could not be probed, before anything is loaded or trained.
+
+    Raises:
+        InvalidConfig: The method has no generator.
+    """
+    request = request_of_record(record)
+    if request.via or not issubclass(ATTACKS.load(request.attack), GeneratorMethod):
+        raise InvalidConfig(f"{record.spec.attack} has no generator whose encoder could be probed: name a pgn result")
+
+
 def linear_probe(record: CellRecord, progress: Progress, workshop: Workshop | None = None) -> LinearProbe:
     """Fit a logistic regression to the features of a result's encoder, as it was before the method trained it.
 
@@ -57,10 +70,9 @@ def linear_probe(record: CellRecord, progress: Progress, workshop: Workshop | No
     """
     from sklearn.linear_model import LogisticRegression  # lazy: scikit-learn takes a second to import
 
+    check_encoder(record)
     prepared = prepare(request_of_record(record), progress, workshop or Workshop())
-    method = prepared.method
-    if not isinstance(method, GeneratorMethod):
-        raise InvalidConfig(f"{record.spec.attack} has no generator whose encoder could be probed: name a pgn result")
+    method = cast(GeneratorMethod, prepared.method)
     train = TrainingImages(prepared.fit, prepared.dataset.validation)
     with seeded(record.spec.seed, "probe"):
         generator = method.first_generator(train, context_of(prepared, progress, None)).eval()

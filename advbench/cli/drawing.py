@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from advbench.cli.main import main
-from advbench.cli.options import RESULTS
+from advbench.cli.options import RATE, RESULTS
 from advbench.cli.screen import Screen, errors_in_one_line
 from advbench.errors import AdvbenchError
 
@@ -26,7 +26,13 @@ REACH, POINTS = 0.5, 61
 @click.argument("chosen", nargs=-1, required=True, metavar="RESULT...")
 @RESULTS
 @click.option("--image", default=0, show_default=True, help="Which of the evaluation images, from 0 on.")
-@click.option("--reach", default=REACH, show_default=True, help="How far to go each way, RMS of pixels in [0, 1].")
+@click.option(
+    "--reach",
+    default=REACH,
+    show_default=True,
+    type=RATE,
+    help="How far to go each way, RMS of pixels in [0, 1].",
+)
 @click.option("--points", default=POINTS, show_default=True, type=click.IntRange(3), help="Along each axis.")
 @click.option("--figures", type=click.Path(path_type=Path), default=Path("figures"), show_default=True, metavar="DIR")
 @errors_in_one_line
@@ -38,10 +44,9 @@ def regions(chosen: tuple[str, ...], results: Path, image: int, reach: float, po
     from advbench.bench import decision_plane
     from advbench.report.plots import regions as drawn
     from advbench.report.plots import save
-    from advbench.results import ResultStore
+    from advbench.results import find_result
 
-    store = ResultStore(results)
-    records = [store.find(name) for name in chosen]
+    records = [find_result(name, results)[1] for name in chosen]
     screen = Screen()
     with screen:
         plane = decision_plane(records, image, reach, points, screen)

@@ -273,12 +273,16 @@ def describe(attack: str) -> None:
 @JSON
 @errors_in_one_line
 def show(result: str, results: str, as_json: bool) -> None:
-    """Show a stored result, with the flags that others beside it give it; RESULT is its key or the beginning of it."""
-    from advbench.report import beside_others, record_summary
-    from advbench.results import ResultStore
+    """Show a stored result, with the flags that others beside it give it.
 
-    store, screen = ResultStore(results), Screen(quiet=as_json)
-    record = beside_others(store.find(result), store)
+    RESULT is its key, the beginning of it, or the path of its folder, whatever --results says.
+    """
+    from advbench.report import beside_others, record_summary
+    from advbench.results import find_result
+
+    screen = Screen(quiet=as_json)
+    store, found = find_result(result, results)
+    record = beside_others(found, store)
     if as_json:
         click.echo(record.model_dump_json(indent=2))
     else:
@@ -295,10 +299,9 @@ def show(result: str, results: str, as_json: bool) -> None:
 def verify(result: str, results: str, as_json: bool) -> None:
     """Compute a stored result again and say whether it holds; exits with 1 where it does not."""
     from advbench.bench import verify_result
-    from advbench.results import ResultStore
+    from advbench.results import find_result
 
-    store = ResultStore(results)
-    record = store.find(result)
+    store, record = find_result(result, results)
     screen = Screen(quiet=as_json)
     with screen:
         verdict = verify_result(record, store, screen)

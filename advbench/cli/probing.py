@@ -26,11 +26,13 @@ def probe(chosen: tuple[str, ...], results: str) -> None:
 
     An enhanced accuracy below the probe's is what the encoder knows of the classes, put into a perturbation.
     """
-    from advbench.bench import Workshop, linear_probe
-    from advbench.results import ResultStore
+    from advbench.bench import Workshop, check_encoder, linear_probe
+    from advbench.results import find_result
 
-    store, screen, workshop = ResultStore(results), Screen(), Workshop()
-    records = [store.find(name) for name in chosen]
+    screen, workshop = Screen(), Workshop()
+    records = [find_result(name, results)[1] for name in chosen]
+    for record in records:
+        check_encoder(record)
     with screen:
         probes = [linear_probe(record, screen, workshop) for record in records]
     screen.show(_table(records, probes))

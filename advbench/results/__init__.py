@@ -11,7 +11,7 @@ from advbench.results.record import (
     Phase,
     TargetIdentity,
 )
-from advbench.results.store import ResultStore
+from advbench.results.store import ResultStore, find_result
 
 __all__ = [
     "DIAGNOSTICS",
@@ -26,6 +26,7 @@ __all__ = [
     "ResultStore",
     "TargetIdentity",
     "environment",
+    "find_result",
     "legend",
     "marks",
 ]

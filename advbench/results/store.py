@@ -33,7 +33,7 @@ from advbench.types import Status
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ResultStore"]
+__all__ = ["ResultStore", "find_result"]
 
 RECORD, SAMPLES, NOTES, PROBE = "record.json", "samples.parquet", ".notes", ".probe"
 
@@ -253,3 +253,18 @@ class ResultStore:
             if self._remote is not None:
                 held.enter_context(self._remote.claim(key, wait=wait))
             yield scratch
+
+
+def find_result(name: str, location: Path | str) -> tuple[ResultStore, CellRecord]:
+    """Look a result up, with its store.
+
+    Args:
+        name: Its folder's path, which says the store as well; or its key, or an unambiguous beginning of it.
+        location: Of the store, where the name does not say it.
+
+    Raises:
+        UnknownName: There is none, or more than one.
+    """
+    parent, _, _ = name.rstrip("/").rpartition("/")
+    store = ResultStore(parent or location)
+    return store, store.find(name)

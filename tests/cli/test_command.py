@@ -244,6 +244,15 @@ class TestVerify:
             verdict = json.loads(call("verify", record["key"], "--results", str(results), "--json").stdout)
             assert verdict == {"holds": True, "source": source, "findings": []}
 
+    def test_a_result_is_found_by_the_path_that_a_run_prints(
+        self, fgsm: dict[str, Any], results: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(results.parent)
+        for path in (f"{results.name}/{fgsm['key']}", f"{results}/{fgsm['key']}/"):
+            shown = call("show", path, "--json")
+            assert json.loads(shown.stdout) == fgsm, shown.stderr
+            assert json.loads(call("verify", path, "--json").stdout)["holds"]
+
     def test_a_changed_file_is_noticed(self, fgsm: dict[str, Any], results: Path, tmp_path: Path) -> None:
         copy = tmp_path / fgsm["key"]
         shutil.copytree(results / fgsm["key"], copy)
@@ -338,8 +347,9 @@ def test_probe_says_what_the_encoder_knows_by_itself(pgn: dict[str, Any], fgsm: 
     assert float(perturbed) == pytest.approx(100 * pgn["metrics"]["valid_accuracy"], abs=0.05)
     assert 25 < float(probed) < 99
     assert "128 images" in row
-    refused = call("probe", fgsm["key"], "--results", str(results))
+    refused = call("probe", pgn["key"], fgsm["key"], "--results", str(results))
     assert refused.exit_code == 2
+    assert "looking at images" not in refused.stderr
     assert "fgsm has no generator whose encoder could be probed" in refused.stderr
 
 
@@ -443,6 +453,12 @@ class TestRefusals:
         result = call("run", "--attack", "fgsm", "--target", "resnet18", "--epsilon", "0.1", option, rate)
         assert result.exit_code == 2
         assert f"{rate} is no rate: expected a number above 0" in result.stderr
+
+    @pytest.mark.parametrize("reach", ["nan", "0", "-1"])
+    def test_how_far_regions_go(self, reach: str) -> None:
+        result = call("regions", "abc", "--reach", reach)
+        assert result.exit_code == 2
+        assert "Invalid value for '--reach'" in result.stderr
 
     @pytest.mark.parametrize("target", [":x", ".mine:x", "json:nothing", "nowhere:x"])
     def test_factories(self, target: str) -> None:
