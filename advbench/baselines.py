@@ -9,10 +9,11 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from advbench.errors import InvalidConfig, UnknownName
 from advbench.threat import Budget, parse_epsilon
@@ -38,12 +39,32 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _fraction(value: Any) -> Any:
-    return parse_epsilon(value) if isinstance(value, str) else value
+class _Bounded(_Part):
+    norm: Norm
+    epsilon: float | None = None
+
+    @field_validator("epsilon", mode="before")
+    @classmethod
+    def _fraction(cls, value: Any) -> Any:
+        """Read a number, or a fraction as text: ``"8/255"``."""
+        with _told_of_the_file():
+            return parse_epsilon(value) if isinstance(value, str) else value
+
+    @field_validator("epsilon")
+    @classmethod
+    def _bound(cls, epsilon: float | None, others: ValidationInfo) -> float | None:
+        with _told_of_the_file():
+            Budget(norm=others.data.get("norm", Norm.L2), epsilon=epsilon)
+        return epsilon
 
 
-Epsilon = Annotated[float | None, BeforeValidator(_fraction)]
-"""A number, or a fraction as text: ``"8/255"``."""
+@contextmanager
+def _told_of_the_file() -> Iterator[None]:
+    """Turn what refuses a value into what pydantic tells with the value's place."""
+    try:
+        yield
+    except InvalidConfig as error:
+        raise ValueError(str(error)) from error
 
 
 class Citation(_Part):
@@ -58,25 +79,23 @@ class Citation(_Part):
     link: str = Field(pattern="^https?://")
 
 
-class Attack(_Part):
+class Attack(_Bounded):
     """The cited configuration.
 
     Args:
         name: As in ``advbench list attacks``.
         parameters: What it is given; what is left out stays at the method's default.
         norm: What it was published with.
-        epsilon: The same; None is a shortest perturbation, or no bound.
+        epsilon: The same, a number or a fraction as text; None is a shortest perturbation, or no bound.
         note: Where the configuration is from, and what differs from it.
     """
 
     name: str
     parameters: dict[str, Any] = Field(default_factory=dict)
-    norm: Norm
-    epsilon: Epsilon = None
     note: str = ""
 
 
-class Check(_Part):
+class Check(_Bounded):
     """The setting of the cross-checks, small enough for a test.
 
     Args:
@@ -87,8 +106,6 @@ class Check(_Part):
         parameters: Ours, over those of the cited configuration.
     """
 
-    norm: Norm
-    epsilon: Epsilon = None
     images: int = Field(default=32, ge=1)
     goal: Goal = Goal.DEGRADE
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -199,12 +216,16 @@ def read_baseline(path: Path) -> Baseline:
         return Baseline.model_validate(tomllib.loads(text))
     except OSError as error:
         raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"{path} is no valid TOML, which is UTF-8: {error}; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(f"{path} is no valid TOML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InvalidConfig(f"{path}:{_line(text, first['loc'])}: {place}: {first['msg']}") from error
+        raise InvalidConfig(
+            f"{path}:{_line(text, first['loc'])}: {place}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def _line(text: str, place: tuple[str | int, ...]) -> int:

@@ -127,6 +127,9 @@ class TestLookingUp:
             ("images = 64", "pictures = 64", 16, "check.pictures: Extra inputs are not permitted"),
             ("images = 64", "images = = 64", 16, "no valid TOML.*line 16"),
             ('name = "noise"', "", 7, "attack.name: Field required"),
+            ("epsilon = 0.25", 'epsilon = "8of255"', 11, "attack.epsilon: epsilon '8of255' is not a number"),
+            ("epsilon = 0.25", "epsilon = -1", 11, "attack.epsilon: epsilon must be a finite number of at least 0"),
+            ("epsilon = 0.25", "epsilon = 8", 11, "attack.epsilon: epsilon is in .0, 1. pixel scale under linf"),
         ],
     )
     def test_a_bad_file_is_refused_with_the_line(
@@ -138,7 +141,13 @@ class TestLookingUp:
         bad.write_text(text.replace(old, new, 1))
         with pytest.raises(InvalidConfig, match=message) as refused:
             read_baseline(bad)
+        assert str(bad) in str(refused.value)
         assert f":{line}:" in str(refused.value) or f"line {line}," in str(refused.value)
+
+    def test_a_file_in_another_encoding_is_named(self, tmp_path: Path) -> None:
+        (bad := tmp_path / "bad.toml").write_bytes('title = "Où"'.encode("latin-1"))
+        with pytest.raises(InvalidConfig, match=rf"{bad} is no valid TOML, which is UTF-8"):
+            read_baseline(bad)
 
     def test_the_command_takes_what_the_file_says_and_the_user_goes_before_it(self) -> None:
         common = ["--target", "resnet18", "--target-images", "200", "--target-epochs", "2", "--limit", "20",
