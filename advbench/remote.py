@@ -58,13 +58,17 @@ class Remote:
         url: As fsspec has it: ``s3://bucket/folder``, ``gs://``, ``az://``, ``sftp://``, ...
 
     Raises:
-        InvalidConfig: fsspec knows no such kind of URL, or its package is not installed.
+        InvalidConfig: fsspec knows no such kind of URL, its package is not installed, or the URL would be a pattern.
     """
 
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
 
         self.url = url.rstrip("/")
+        if set(url) & set("*?["):
+            raise InvalidConfig(
+                f"cannot use {url}: fsspec takes '*', '?' and '[' for patterns; name a folder without them"
+            )
         try:
             self._files, root = url_to_fs(self.url)
         except (ImportError, ValueError) as error:

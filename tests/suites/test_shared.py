@@ -1,5 +1,6 @@
 """Results that several share: behind a URL, and with others who run the same at the same time."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -94,6 +95,9 @@ class TestUrl:
     def test_what_is_not_served_is_refused(self, url: str, tmp_path: Path) -> None:
         with pytest.raises(InvalidConfig, match="cannot use nowhere://x"):
             ResultStore("nowhere://x")
+        for odd in ("memory://rem[1]", "memory://rem?", "memory://*/rem"):
+            with pytest.raises(InvalidConfig, match=f"cannot use {re.escape(odd)}: fsspec takes"):
+                ResultStore(odd)
         suite = tmp_path / "suite.toml"
         suite.write_text(
             'title = "One"\n[defaults]\ntarget = "resnet18"\nepsilon = 0.1\n[methods.noise]\nattack = "noise"\n'
