@@ -11,19 +11,16 @@ those as well), and with frozen parameters.
 """
 
 import logging
-import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 import torch
 import torch.nn.functional as F
-from platformdirs import user_cache_dir
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -31,6 +28,7 @@ from torch import Tensor, nn
 from advbench.access import QueryLedger, perturb_access
 from advbench.bench import build_method
 from advbench.datasets import Dataset, DatasetSpec, load_dataset
+from advbench.files import home
 from advbench.methods import Context
 from advbench.targets import ModuleTarget, build_network
 from advbench.threat import THREATS, Budget
@@ -75,7 +73,7 @@ def worst(network: nn.Module, images: Tensor, labels: Tensor, epsilon: float) ->
 
 def trained(name: str, digits: Dataset, *, robust: bool, epochs: int = 8) -> nn.Module:
     """A network trained on the digits, or the one that was kept."""
-    folder = Path(os.environ.get("ADVBENCH_HOME") or user_cache_dir("advbench")) / "benchmarks"
+    folder = home() / "benchmarks"
     path = folder / f"autoattack-{name}-{'robust' if robust else 'plain'}.pth"
     torch.manual_seed(0)
     network = small_network() if name == "small" else build_network(name, 10, digits.image_size)

@@ -19,6 +19,7 @@ import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -170,26 +171,35 @@ def adv_lib(scene: Scene, steps: int) -> Attack:
     return lambda images, labels: pgd_linf(module, images, labels, scene.epsilon, **given)
 
 
-def competitors(scene: Scene, batch: int) -> dict[str, dict[str, Attack]]:
+def competitors(scene: Scene, batch: int, console: Console) -> dict[str, dict[str, Attack]]:
+    """Ours, and every peer's that is installed."""
     pgd = {"steps": STEPS, "relative_step": RELATIVE_STEP, "random_start": False}
-    return {
+    makers: dict[str, dict[str, Callable[[], Attack]]] = {
         "FGSM": {
-            "bare passes": bare(scene, 1),
-            "ours": ours(scene, "fgsm"),
-            "ART": art(scene, batch, 1),
-            "Foolbox": foolbox(scene, 1),
-            "torchattacks": torchattacks(scene, 1),
+            "bare passes": partial(bare, scene, 1),
+            "ours": partial(ours, scene, "fgsm"),
+            "ART": partial(art, scene, batch, 1),
+            "Foolbox": partial(foolbox, scene, 1),
+            "torchattacks": partial(torchattacks, scene, 1),
         },
         f"PGD-{STEPS}": {
-            "bare passes": bare(scene, STEPS),
-            "ours": ours(scene, "pgd", **pgd),
-            "ours, fooled samples dropped": ours(scene, "pgd", stop_when_fooled=True, **pgd),
-            "ART": art(scene, batch, STEPS),
-            "Foolbox": foolbox(scene, STEPS),
-            "torchattacks": torchattacks(scene, STEPS),
-            "adv-lib": adv_lib(scene, STEPS),
+            "bare passes": partial(bare, scene, STEPS),
+            "ours": partial(ours, scene, "pgd", **pgd),
+            "ours, fooled samples dropped": partial(ours, scene, "pgd", stop_when_fooled=True, **pgd),
+            "ART": partial(art, scene, batch, STEPS),
+            "Foolbox": partial(foolbox, scene, STEPS),
+            "torchattacks": partial(torchattacks, scene, STEPS),
+            "adv-lib": partial(adv_lib, scene, STEPS),
         },
     }
+    made: dict[str, dict[str, Attack]] = {kind: {} for kind in makers}
+    for kind, own in makers.items():
+        for name, make in own.items():
+            try:
+                made[kind][name] = make()
+            except ImportError as error:
+                console.print(f"{name} is left out of {kind}: {error}")
+    return made
 
 
 def timed(attack: Attack, scene: Scene, batch: int) -> tuple[float, Tensor]:
@@ -241,7 +251,7 @@ def main(model: str, size: int, count: int, batch: int, repeats: int, epochs: in
     scene, console = make_scene(model, size, count, epochs, epsilon), Console(width=120)
     right = (scene.target.labels(scene.images) == scene.labels).float().mean()
     threads = torch.get_num_threads()
-    for name, attacks in competitors(scene, batch).items():
+    for name, attacks in competitors(scene, batch, console).items():
         table = measure(attacks, scene, batch, repeats)
         table.title = (
             f"{name}, {model} {size} px, {count} images in batches of {batch}, linf {epsilon:g}, {repeats} repeats, "
