@@ -127,6 +127,22 @@ def test_what_the_target_saw() -> None:
         ], label
 
 
+def test_how_far_targets_are_enhanced() -> None:
+    def interval(record: CellRecord | None) -> str:
+        if record is None or record.metrics is None:
+            return "not run"
+        low, high = record.metrics.valid_accuracy_interval
+        return f"{percent(record.metrics.valid_accuracy)} [{percent(low)}, {percent(high)}]"
+
+    _, clean, *rows = rows_under("to enhance, 16/255")
+    for cell, target in zip(clean[1:], TARGETS, strict=True):
+        assert cell == percent(accuracy("table1-hours", "clean", target=target, method="Proposed-B", budget=BOUND))
+    reports = (("table1-hours", "Proposed-B"), ("table1-stronger", "Proposed-B"), ("table1-stronger", "direct training"))
+    for (label, *cells), (report, method) in zip(rows, reports, strict=True):
+        for cell, target in zip(cells, TARGETS, strict=True):
+            assert cell == interval(found(report, target=target, method=method, budget=BOUND)), f"{label}, {target}"
+
+
 @pytest.mark.parametrize("goal", Goal)
 def test_what_each_part_of_the_recipe_is_worth(goal: Goal) -> None:
     _, *rows = rows_under(f"to {goal.value}", 0)
