@@ -137,7 +137,11 @@ def test_how_far_targets_are_enhanced() -> None:
     _, clean, *rows = rows_under("to enhance, 16/255")
     for cell, target in zip(clean[1:], TARGETS, strict=True):
         assert cell == percent(accuracy("table1-hours", "clean", target=target, method="Proposed-B", budget=BOUND))
-    reports = (("table1-hours", "Proposed-B"), ("table1-stronger", "Proposed-B"), ("table1-stronger", "direct training"))
+    reports = (
+        ("table1-hours", "Proposed-B"),
+        ("table1-stronger", "Proposed-B"),
+        ("table1-stronger", "direct training"),
+    )
     for (label, *cells), (report, method) in zip(rows, reports, strict=True):
         for cell, target in zip(cells, TARGETS, strict=True):
             assert cell == interval(found(report, target=target, method=method, budget=BOUND)), f"{label}, {target}"
