@@ -161,6 +161,17 @@ def test_what_each_part_of_the_recipe_is_worth(goal: Goal) -> None:
     assert [label for label, *_ in left] == (["nothing; random signs"] if goal is Goal.DEGRADE else [])
 
 
+def test_what_each_change_is_worth_alone() -> None:
+    _, *rows = rows_under("added to the basic recipe")
+    added = ("", ", skips", ", batches of 16", ", three steps", ", all three")
+    for (label, *cells), name in zip(rows, added, strict=True):
+        record = found("labels", target="DenseNet169", goal="degrade", method=f"Proposed-B{name}")
+        assert record is not None
+        assert record.metrics is not None
+        validation = min(epoch["validation_accuracy"] for epoch in record.history)
+        assert cells == [percent(validation), percent(record.metrics.valid_accuracy)], label
+
+
 def test_fits_of_the_same_target() -> None:
     _, *rows = rows_under("test accuracy, and validation accuracy of the epoch that was chosen")
     fits = (

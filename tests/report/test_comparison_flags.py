@@ -1,5 +1,6 @@
 """Every flag that only several results show: by results that earn it, and by none that do not."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -146,6 +147,8 @@ def test_every_form_shows_flags_and_what_they_mean(form: str, add: Add, store: R
 
 
 def test_a_result_and_the_list_of_results_show_them(add: Add, store: ResultStore) -> None:
+    training = {"epochs": 20, "images": None, "seed": 0}
+    add = functools.partial(add, made_from={"architecture": "resnet50", "training": training})
     record = add("pgd", first(140), flags=[Flag(name="zero-gradients", found="40% of images' gradients are zero")])
     shown = CliRunner().invoke(main, ["show", record.key, "--results", str(store.root)]).output
     assert "zero-gradients (Z): 40% of images' gradients are zero" in " ".join(shown.split())
