@@ -643,9 +643,8 @@ class TestFit:
     @pytest.mark.parametrize(
         ("goal", "options"),
         [
-            (Goal.DEGRADE, {"augment": True}),
             (Goal.ENHANCE, {}),
-            (Goal.DEGRADE, {**TestWarmUp.OPTIONS, "warm_up_epochs": 1}),
+            (Goal.DEGRADE, {**TestWarmUp.OPTIONS, "warm_up_epochs": 1, "augment": True}),
         ],
     )
     def test_killed_after_any_epoch_it_ends_in_the_same_numbers(
