@@ -110,6 +110,11 @@ class ThreatModel(BaseModel):
         ]
         return f"threat model '{self.name}' does not grant {' or '.join(missing)}" if missing else None
 
+    @property
+    def is_oracle(self) -> bool:
+        """Whether the evaluation's correct classes are granted."""
+        return Capability.TRUE_LABELS in self.perturb
+
     def with_true_labels(self) -> "ThreatModel":
         """Grant the evaluation's correct classes as well: an oracle, named so in every result."""
         return self.model_copy(

@@ -219,21 +219,15 @@ class Prepared:
 
 def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
     """Make the target on its device, from the cache where it was made before."""
-    target = _made_target(spec, dataset, runtime, progress)
-    source = own_digest(spec.architecture, target.module() if isinstance(target, ModuleTarget) else None)
-    if source is not None:  # equal weights in another function are another target
-        target.fingerprint = digest([target.fingerprint, source])
-    return target.to(runtime.torch_device)
-
-
-def _made_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
     made = make_classifier(spec, dataset, runtime, progress, role="target")
-    if isinstance(made, Target):
-        return made
-    return ModuleTarget(
+    target = made if isinstance(made, Target) else ModuleTarget(
         made, len(dataset.classes), spec.architecture, spec.architecture, runtime.inference_dtype,
         folds=not spec.is_own,
     )  # fmt: skip
+    if spec.is_own:  # equal weights in another function are another target
+        network = target.module() if isinstance(target, ModuleTarget) else None
+        target.fingerprint = digest([target.fingerprint, own_digest(spec.architecture, network)])
+    return target.to(runtime.torch_device)
 
 
 @dataclass(frozen=True)

@@ -192,11 +192,7 @@ def method_label(record: CellRecord) -> str:
     surrogates = parameters.get("surrogates") or ([parameters["surrogate"]] if "surrogate" in parameters else [])
     taught = "substitute " if parameters.get("learns") == "answers" else ""
     via = f" via {taught}{'+'.join(each['architecture'] for each in surrogates)}" if surrogates else ""
-    return f"{record.spec.attack}{via}{' (oracle: true labels)' if _is_oracle(record) else ''}"
-
-
-def _is_oracle(record: CellRecord) -> bool:
-    return record.spec.threat.name.endswith("+true-labels")
+    return f"{record.spec.attack}{via}{' (oracle: true labels)' if record.spec.threat.is_oracle else ''}"
 
 
 def target_labels(records: Sequence[CellRecord]) -> dict[str, str]:
@@ -284,7 +280,7 @@ def _table(
         column: " | ".join(sorted({method_label(record) for record in group}))
         for column, group in _grouped(records, lambda record: columns[record.key]).items()
     }
-    oracles = {(targets[record.key], columns[record.key]) for record in records if _is_oracle(record)}
+    oracles = {(targets[record.key], columns[record.key]) for record in records if record.spec.threat.is_oracle}
     cells: dict[tuple[str, str], ComparedCell] = {}
     right: dict[tuple[str, str], dict[int, Answers]] = {}
     clean: dict[str, dict[int, float]] = defaultdict(dict)

@@ -56,10 +56,6 @@ class _Setting:
         return f"{share:.1%} {'still ' if self.spec.goal is Goal.DEGRADE else ''}right"
 
     @property
-    def is_oracle(self) -> bool:
-        return Capability.TRUE_LABELS in self.spec.threat.perturb
-
-    @property
     def follows_gradients(self) -> bool:
         """Of each image: one perturbation for all of them may well lose to a search for each."""
         return any(record.metrics is not None and record.metrics.perturb.gradients for record in self.records)
@@ -199,7 +195,7 @@ def _beaten(settings: Sequence[_Setting]) -> _Earned:
                 if shares := attack.fails_beside(noise):
                     words = f"{attack.in_words(shares[0])}, {shares[1]:.1%} under noise"
                     yield attack, Flag(name="noise-is-stronger", found=words)
-        for alike in _grouped(attacks, lambda each: each.is_oracle):
+        for alike in _grouped(attacks, lambda each: each.spec.threat.is_oracle):
             yield from _beaten_blindly(alike)
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advbench.results import CellRecord, CellSpec, Metrics, legend, marks
-from advbench.types import Capability, Goal
+from advbench.types import Goal
 
 __all__ = ["accuracy_table", "record_summary", "records_table"]
 
@@ -33,7 +33,7 @@ def with_interval(value: float | None, interval: tuple[float, float] | None) -> 
 def record_summary(record: CellRecord) -> RenderableType:
     """All that one result says, as a reader wants it: what was run, the accuracies, the sizes, the cost, the notes."""
     parts: list[RenderableType] = [_headline(record)]
-    if _is_oracle(record):
+    if record.spec.threat.is_oracle:
         parts.append(Text(ORACLE, style="bold magenta"))
     if record.metrics is None:
         parts.append(Text(f"{record.status}: {record.reason}", style="bold red"))
@@ -42,10 +42,6 @@ def record_summary(record: CellRecord) -> RenderableType:
     parts += [Text(f"flag {flag.in_words}", style="yellow") for flag in record.flags]
     parts += [Text(f"note: {note}", style="yellow") for note in record.notes]
     return Group(*parts)
-
-
-def _is_oracle(record: CellRecord) -> bool:
-    return Capability.TRUE_LABELS in record.spec.threat.perturb
 
 
 def _headline(record: CellRecord) -> Text:
@@ -134,7 +130,7 @@ def records_table(records: Iterable[CellRecord]) -> Table:
     """One row a result, with the options that were given; those that were granted the true classes are marked."""
     records = list(records)
     told = legend(flag.name for record in records for flag in record.flags)
-    caption = "\n".join([ORACLE] * any(map(_is_oracle, records)) + told)
+    caption = "\n".join([ORACLE] * any(record.spec.threat.is_oracle for record in records) + told)
     table = Table(box=SIMPLE_HEAD, caption=caption or None, caption_justify="left")
     for name in ("result", "run", "target", "dataset"):
         table.add_column(name, no_wrap=name == "result", overflow="fold")
@@ -144,7 +140,7 @@ def records_table(records: Iterable[CellRecord]) -> Table:
     for record in records:
         key, run, *rest = _row(record)
         given = "".join(f", {name} {value}" for name, value in record.request.get("options", {}).items())
-        own = (key, f"{'† ' if _is_oracle(record) else ''}{run}{given}", *rest)
+        own = (key, f"{'† ' if record.spec.threat.is_oracle else ''}{run}{given}", *rest)
         table.add_row(*map(Text, own))
     return table
 

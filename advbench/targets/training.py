@@ -175,7 +175,7 @@ def _train_once(
         "start": digest_state(classifier.state_dict()),
         "images": images.digest,
         "image_size": dataset.image_size,
-        **({"source": source} if (source := own_digest(spec.architecture, classifier.network)) else {}),
+        **({"source": own_digest(spec.architecture, classifier.network)} if spec.is_own else {}),
     }
     key = digest(identity)
     device = runtime.torch_device  # starts the other processes of a shared run, which wait for the folder as well

@@ -148,19 +148,16 @@ def own_source(location: str) -> Path | None:
     return Path(found.origin) if found is not None and found.origin else None
 
 
-def own_digest(location: str, network: nn.Module | None) -> str | None:
-    """A hash of the source that decides what a network of one's own does; None for those of torchvision and timm.
+def own_digest(location: str, network: nn.Module | None) -> str:
+    """A hash of the source that decides what a network of one's own does, where it is a network.
 
     It is of the file of ``module:factory``, and of those that define the classes that the network is made of, wherever
     they were imported from; functions that these call from yet other files are not seen.
     """
-    if ":" not in location or location.startswith("timm:"):
-        return None
     kinds = {type(module) for module in network.modules()} if network is not None else set()
     modules = {kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] not in VERSIONED}
     files = {own_source(module) for module in modules} | {own_source(location)}
-    hashes = sorted(file_hash(path) for path in files if path is not None and path.is_file())
-    return digest(hashes) if hashes else None
+    return digest(sorted(file_hash(path) for path in files if path is not None and path.is_file()))
 
 
 def own_factory(location: str, num_classes: int) -> Target | Classifier:
