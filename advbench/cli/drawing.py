@@ -61,7 +61,7 @@ def region_drawings(records: "Sequence[CellRecord]", images: int, screen: Screen
     A target is asked once, whatever its results' seeds. Where targets cannot be asked again, that is said.
     """
     from advbench.bench import decision_plane
-    from advbench.report.compare import target_labels, told_by_images
+    from advbench.report.labels import target_labels, told_by_images
     from advbench.report.plots import regions as drawn
 
     names, images_of = target_labels(records), told_by_images(records, lambda record: record.spec.dataset.name)

@@ -1,8 +1,7 @@
 """Many results side by side: a table for each dataset, goal and budget that tells what is beyond chance."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from advbench.metrics import holm, mean_interval, proportion
 from advbench.report.answers import Answers, SampleSource, Version, answers_of, p_of_lead, version_of
 from advbench.report.diagnose import comparison_flags, is_comparable
+from advbench.report.labels import grouped, method_label, target_labels, told_apart, told_by_images, use_of
 from advbench.results import CellRecord, Flag, ResultStore
 from advbench.types import Goal, Status
 
@@ -18,14 +18,7 @@ __all__ = [
     "ComparedRow",
     "ComparedTable",
     "compare",
-    "flat",
-    "method_label",
     "newest",
-    "target_label",
-    "target_labels",
-    "told_apart",
-    "told_by_images",
-    "use_of",
 ]
 
 SIGNIFICANT = 0.05
@@ -142,7 +135,7 @@ def compare(
     answers = answers_of(latest, store, version)
     flags = comparison_flags(latest, answers)
     titles = told_by_images(latest, _title)
-    groups = _grouped(latest, lambda record: titles[record.key])
+    groups = grouped(latest, lambda record: titles[record.key])
     return [_table(title, group, answers, flags, version, names or {}) for title, group in sorted(groups.items())]
 
 
@@ -165,104 +158,24 @@ def newest(records: Iterable[CellRecord]) -> list[CellRecord]:
     return list(latest.values())
 
 
-def _grouped(records: Iterable[CellRecord], key: Callable[[CellRecord], Any]) -> dict[Any, list[CellRecord]]:
-    groups: dict[Any, list[CellRecord]] = defaultdict(list)
-    for record in records:
-        groups[key(record)].append(record)
-    return groups
-
-
 def _title(record: CellRecord) -> str:
     spec = record.spec
     return f"{spec.dataset.name}, {spec.dataset.image_size} px, {spec.goal}, {spec.budget}"
 
 
-def target_label(record: CellRecord) -> str:
-    """A target's name, with its first weights where it had any and how many images it saw."""
-    made = record.spec.target.made_from
-    seen = made["training"]["images"]
-    notes = [] if made["init"] == "scratch" else [str(made["init"]).rpartition("/")[2]]
-    notes += [f"saw {seen}"] if seen else []
-    return record.spec.target.name + (f" ({', '.join(notes)})" if notes else "")
-
-
-def method_label(record: CellRecord) -> str:
-    """A method's name, what it went through, and whether it was shown the truth."""
-    parameters = record.spec.parameters
-    surrogates = parameters.get("surrogates") or ([parameters["surrogate"]] if "surrogate" in parameters else [])
-    taught = "substitute " if parameters.get("learns") == "answers" else ""
-    via = f" via {taught}{'+'.join(each['architecture'] for each in surrogates)}" if surrogates else ""
-    return f"{record.spec.attack}{via}{' (oracle: true labels)' if record.spec.threat.is_oracle else ''}"
-
-
-def target_labels(records: Sequence[CellRecord]) -> dict[str, str]:
-    """Each result's target: on the same images, those of one name are told apart by how they were made, or by weights.
-
-    With ``told_by_images``, this is what one setting is, for tables and figures alike.
-    """
-    labels: dict[str, str] = {}
-    for same_images in _grouped(records, lambda record: record.spec.dataset.digest).values():
-        for label, group in _grouped(same_images, target_label).items():
-            labels.update(told_apart(label, {record.key: flat(record.spec.target.made_from) for record in group}))
-        for group in _grouped(same_images, lambda record: (labels[record.key], record.spec.seed)).values():
-            if len({record.spec.target.fingerprint for record in group}) > 1:
-                labels.update({r.key: f"{labels[r.key]} [weights {r.spec.target.fingerprint[:8]}]" for r in group})
-    return labels
-
-
-def told_by_images(records: Sequence[CellRecord], label: Callable[[CellRecord], str]) -> dict[str, str]:
-    """Each result's label: those on other images are told apart by size and number, or else by the images' hash."""
-    labels: dict[str, str] = {}
-    for name, group in _grouped(records, label).items():
-        datasets = {record.key: record.spec.dataset for record in group}
-        values = {key: {"px": own.image_size, "images": own.evaluation_images} for key, own in datasets.items()}
-        labels.update(told_apart(name, values))
-    for group in _grouped(records, lambda record: labels[record.key]).values():
-        if len({record.spec.dataset.digest for record in group}) > 1:
-            labels.update({r.key: f"{labels[r.key]} [digest {r.spec.dataset.digest[:8]}]" for r in group})
-    return labels
-
-
 def _columns(records: Sequence[CellRecord], rows: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
     """Each result's column: methods of one name are told apart by all in which they differ; nothing is merged."""
     labels: dict[str, str] = {}
-    for label, group in _grouped(records, lambda record: names.get(record.key) or method_label(record)).items():
+    for label, group in grouped(records, lambda record: names.get(record.key) or method_label(record)).items():
         places = {(rows[record.key], record.spec.seed) for record in group}
         if group[0].key in names and len(places) == len(group):
             labels.update({record.key: label for record in group})
         else:
             labels.update(told_apart(label, {record.key: use_of(record) for record in group}))
-    for group in _grouped(records, lambda r: (rows[r.key], labels[r.key], r.spec.seed)).values():
+    for group in grouped(records, lambda r: (rows[r.key], labels[r.key], r.spec.seed)).values():
         if len(group) > 1:
             labels.update({record.key: f"{labels[record.key]} [result {record.key[:8]}]" for record in group})
     return labels
-
-
-def use_of(record: CellRecord) -> dict[str, Any]:
-    """All that tells two uses of one method apart, by its name."""
-    spec = record.spec
-    limits = {"max queries": spec.threat.max_queries, "max fit queries": spec.threat.max_fit_queries}
-    circumstances = {"threat": spec.threat.name, "fit images": spec.dataset.fit_images, "precision": spec.precision}
-    return flat(spec.parameters) | limits | circumstances | {"processes": spec.processes}
-
-
-def told_apart(label: str, values: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Add to a label, for each result, in what those that share it differ; that their seeds differ is no news."""
-    names = sorted({name for own in values.values() for name in own if not name.endswith("seed")})
-    differing = [name for name in names if len({repr(own.get(name)) for own in values.values()}) > 1]
-    told = {
-        key: ", ".join(f"{name.removeprefix('training.').replace('_', '-')} {own.get(name)}" for name in differing)
-        for key, own in values.items()
-    }
-    return {key: f"{label} [{words}]" if words else label for key, words in told.items()}
-
-
-def flat(value: Any, way: str = "") -> dict[str, Any]:
-    """Every single value by the way to it, such as ``surrogates.0.training.seed``."""
-    if not isinstance(value, dict | list):
-        return {way: value}
-    inner = value.items() if isinstance(value, dict) else enumerate(value)
-    return {leaf: own for name, part in inner for leaf, own in flat(part, f"{way}.{name}".lstrip(".")).items()}
 
 
 def _table(
@@ -278,13 +191,13 @@ def _table(
     columns = _columns(records, targets, names)
     attacks = {
         column: " | ".join(sorted({method_label(record) for record in group}))
-        for column, group in _grouped(records, lambda record: columns[record.key]).items()
+        for column, group in grouped(records, lambda record: columns[record.key]).items()
     }
     oracles = {(targets[record.key], columns[record.key]) for record in records if record.spec.threat.is_oracle}
     cells: dict[tuple[str, str], ComparedCell] = {}
     right: dict[tuple[str, str], dict[int, Answers]] = {}
     clean: dict[str, dict[int, float]] = defaultdict(dict)
-    for place, group in _grouped(records, lambda record: (targets[record.key], columns[record.key])).items():
+    for place, group in grouped(records, lambda record: (targets[record.key], columns[record.key])).items():
         answers = {record.spec.seed: known[record.key] for record in group if record.key in known}
         right[place] = answers
         earned = [flag for record in group for flag in (*record.flags, *flags.get(record.key, ()))]

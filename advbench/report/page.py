@@ -14,8 +14,9 @@ from PIL import Image
 
 from advbench.report.answers import version_of
 from advbench.report.classes import in_words
-from advbench.report.compare import ComparedCell, ComparedTable, method_label, target_label
+from advbench.report.compare import ComparedCell, ComparedTable
 from advbench.report.formats import Cell, Grid, comparison_grids, percent
+from advbench.report.labels import method_label, target_label
 from advbench.report.plots import LEGIBLE, SHADES, Confusion, Drawing, amplification, confusion_of, exemplary
 from advbench.report.run import Run
 from advbench.results import DIAGNOSTICS, CellRecord, ResultStore, legend

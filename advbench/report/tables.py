@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from advbench.report.labels import surrogates_of
 from advbench.results import CellRecord, CellSpec, Metrics, legend, marks
 from advbench.types import Goal
 
@@ -65,9 +66,7 @@ def _making(made: Mapping[str, Any]) -> str:
 
 def _attack(spec: CellSpec) -> str:
     """The attack's name, and the surrogates that it was carried by."""
-    surrogates = spec.parameters.get("surrogates", [])
-    if "surrogate" in spec.parameters:  # as records held it before there could be several
-        surrogates = [spec.parameters["surrogate"]]
+    surrogates = surrogates_of(spec)
     if not surrogates:
         return spec.attack
     names = "+".join(surrogate["architecture"] for surrogate in surrogates)

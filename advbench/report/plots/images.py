@@ -7,7 +7,7 @@ import numpy as np
 
 from advbench.report.answers import version_of
 from advbench.report.classes import in_words
-from advbench.report.compare import method_label, target_label, told_apart, use_of
+from advbench.report.labels import method_label, target_label, told_apart, use_of
 from advbench.report.plots.drawing import BLUE, ORANGE, Drawing, figure_of, grouped
 from advbench.report.plots.naming import panels_of
 from advbench.results import CellRecord, CellSpec, ResultStore

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from advbench.report.answers import column_of, version_of
 from advbench.report.classes import in_words
-from advbench.report.compare import method_label, target_label, target_labels, told_apart, use_of
+from advbench.report.labels import method_label, target_label, target_labels, told_apart, use_of
 from advbench.report.plots.drawing import Drawing, grouped, panels
 from advbench.report.plots.naming import panels_of
 from advbench.results import CellRecord, CellSpec, ResultStore

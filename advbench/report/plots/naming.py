@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from advbench.report.compare import ComparedTable, method_label, target_labels, told_apart, told_by_images, use_of
+from advbench.report.compare import ComparedTable
+from advbench.report.labels import method_label, target_labels, told_apart, told_by_images, use_of
 from advbench.report.plots.drawing import grouped
 from advbench.results import CellRecord, CellSpec
 

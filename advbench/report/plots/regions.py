@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from advbench.report.classes import in_words
-from advbench.report.compare import target_labels
+from advbench.report.labels import target_labels
 from advbench.report.plots.drawing import COLOURS, Drawing, panels
 from advbench.results import CellRecord
 
