@@ -3,18 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from advbench.bench.content import by_content, foreign_code, hashes_of
 from advbench.bench.diagnose import PROBED_IMAGES, target_flags
 from advbench.bench.evaluate import Answers, clean_answers
-from advbench.datasets import FIXED, Dataset, DatasetSpec, LabelledImages, check_dataset, listing, load_dataset
-from advbench.errors import InvalidConfig, StorageError, UnknownName
-from advbench.files import code_digest, digest, file_hash
+from advbench.datasets import FIXED, Dataset, DatasetSpec, LabelledImages, check_dataset, load_dataset
+from advbench.errors import InvalidConfig, StorageError
+from advbench.files import code_digest, digest
 from advbench.methods import Method, Setting, Transfer, build_method
 from advbench.progress import Progress
 from advbench.registry import ATTACKS
@@ -28,7 +26,6 @@ from advbench.targets import (
     check_architecture,
     make_classifier,
     own_digest,
-    own_source,
 )
 from advbench.threat import Budget, ThreatModel, threat_model
 from advbench.types import Goal
@@ -98,7 +95,7 @@ class RunRequest(BaseModel):
     runtime: Runtime = Runtime()
     batch_size: int = Field(default=128, ge=1)
     results: Annotated[str, BeforeValidator(str)] = "advbench-results"
-    files: dict[str, str] = Field(default_factory=lambda given: _hashes(given))
+    files: dict[str, str] = Field(default_factory=hashes_of)
 
     @field_validator("via", mode="before")
     @classmethod
@@ -133,63 +130,6 @@ def request_identity(request: Mapping[str, Any]) -> str:
     kept["dataset"] = {name: value for name, value in kept["dataset"].items() if name not in unimportant}
     kept["precision"] = request["runtime"]["precision"]
     return json.dumps(kept, sort_keys=True)  # in whichever order a method's options were given
-
-
-def _hashes(given: Mapping[str, Any]) -> dict[str, str]:
-    made = [given["target"], *given["via"]]
-    named = [*given["options"].values(), *(spec.init for spec in made)]
-    files = {name: Path(name) for name in named if isinstance(name, str) and Path(name).suffix}
-    files |= {spec.architecture: source for spec in made if spec.is_own and (source := own_source(spec.architecture))}
-    hashes = {name: _hash_of(path, path.stat().st_mtime_ns) for name, path in files.items() if path.is_file()}
-    dataset = given["dataset"]
-    if dataset.name not in FIXED and dataset.folder.is_dir():
-        hashes[str(dataset.folder)] = _listing_of(dataset.folder, _stamp(dataset.folder))
-    if foreign := _foreign_code(given["attack"]):
-        hashes[given["attack"]] = foreign
-    return hashes
-
-
-def _foreign_code(attack: str) -> str | None:
-    """What stands for a method's code that is not in advbench's own hash; None where it is.
-
-    That is the name and version of a peer's library, or the hash of the file in another package.
-    """
-    try:
-        entry = ATTACKS.entry(attack)
-    except UnknownName:  # told when the method is made
-        return None
-    if entry.distribution is not None:
-        return _installed(entry.distribution)
-    source = None if entry.location.startswith("advbench.") else own_source(entry.location)
-    if source is None or not source.is_file():
-        return None
-    return f"sha256:{_hash_of(source, source.stat().st_mtime_ns)}"
-
-
-def _installed(distribution: str) -> str | None:
-    try:
-        return f"{distribution} {version(distribution)}"
-    except PackageNotFoundError:  # told when the method is made
-        return None
-
-
-def _stamp(folder: Path) -> tuple[int, ...]:
-    """When anything was last added to a folder's classes, or taken away."""
-    inner = [path for path in folder.iterdir() if path.is_dir()]
-    deeper = [path for each in inner for path in each.iterdir() if path.is_dir()]
-    return tuple(path.stat().st_mtime_ns for path in (folder, *sorted(inner), *sorted(deeper)))
-
-
-@cache
-def _listing_of(folder: Path, stamp: tuple[int, ...]) -> str:  # noqa: ARG001
-    """Once a folder and state of it: a suite has many cells."""
-    return listing(folder)
-
-
-@cache
-def _hash_of(path: Path, changed: int) -> str:  # noqa: ARG001
-    """Once a file and state of it: all cells of a suite may name the same."""
-    return file_hash(path)
 
 
 @dataclass(frozen=True)
@@ -365,24 +305,9 @@ def prepare(request: RunRequest, progress: Progress, workshop: Workshop | None =
 
 
 def _parameters(method: Method, attack: str) -> dict[str, Any]:
-    parameters = _by_content(method.model_dump(mode="json", by_alias=True))
-    foreign = _foreign_code(attack)
+    parameters = by_content(method.model_dump(mode="json", by_alias=True))
+    foreign = foreign_code(attack)
     return parameters if foreign is None else {**parameters, "source": foreign}
-
-
-def _by_content(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Name local files by their content, so that a result is of the weights and not of where they lay."""
-
-    def name(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: name(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [name(inner) for inner in value]
-        if isinstance(value, str) and Path(value).suffix and Path(value).is_file():
-            return f"{Path(value).name} sha256:{file_hash(Path(value))}"
-        return value
-
-    return {key: name(value) for key, value in parameters.items()}
 
 
 def _identity(dataset: Dataset, fit: LabelledImages) -> DatasetIdentity:

@@ -215,7 +215,7 @@ def test_the_code_of_another_packages_method_counts(tmp_path: Path, monkeypatch:
 def test_the_version_of_a_peers_library_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for number in ("3.3.3", "3.3.4"):
-        monkeypatch.setattr("advbench.bench.request.version", lambda _, number=number: number)
+        monkeypatch.setattr("advbench.bench.content.version", lambda _, number=number: number)
         asked = request(attack="foolbox:LinfFastGradientAttack", options={})
         spec = prepare(asked, SILENT).spec
         assert spec.parameters["source"] == f"foolbox {number}"
