@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from advbench.bench import run_cell
+from advbench.bench import build_method, run_cell
 from advbench.cli import main
 from advbench.cli.main import request_of
 from advbench.errors import StorageError
+from advbench.methods import Setting
 from advbench.progress import SILENT
 from advbench.report.archive import Archive, write_archive
 from advbench.results import ResultStore
@@ -154,3 +155,36 @@ def test_committed_tables_are_made_again_from_their_manifest(folder: Path) -> No
     suite = archive.manifest.suite
     assert load_suite(ROOT / suite.file, suite.scale).identity == suite.identity
     assert all((folder / "figures" / f"{figure.name}.png").is_file() for figure in archive.manifest.figures)
+
+
+LATER = {"skips": False, "generator_steps": 1, "augment": False}
+"""Options of PGN that the oldest committed records lack, and what was done before there were any."""
+
+WITHOUT_EFFECT = {"discriminator_backbone", "warm_up_learning_rate"}
+"""Recorded then also where the discriminator is the target's own, or does not warm up."""
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda path: path.name)
+def test_committed_records_are_what_their_suites_still_ask_for(folder: Path) -> None:
+    """A default that changes does not change what a committed suite means: it spells out what it was run with."""
+    manifest = Archive(folder).manifest
+    suite = load_suite(ROOT / manifest.suite.file, manifest.suite.scale)
+    cells = {json.dumps(cell.names): cell for cell in suite.cells()}
+    made = [(run.record, cells[json.dumps(run.names)]) for run in manifest.runs if run.record]
+    assert made
+    for record, cell in made:
+        asked, spec = request_of(cell.arguments), record.spec
+        assert (asked.attack, asked.goal, asked.budget, asked.seed) == (spec.attack, spec.goal, spec.budget, spec.seed)
+        assert asked.target.model_dump(mode="json") == record.request["target"], f"{folder.name}: {cell}"
+        setting = Setting(asked.goal, asked.budget, spec.dataset.image_size, asked.target.architecture)
+        now = build_method(asked.attack, dict(asked.options)).resolve(setting).model_dump(mode="json", by_alias=True)
+        then = spec.parameters["inner"] if asked.via else spec.parameters
+        idle = set() if now.get("warm_up_epochs") else WITHOUT_EFFECT
+        for name in (now.keys() | then.keys()) - idle:
+            before = then[name] if name in then else LATER[name]
+            assert _file_name(before) == _file_name(now[name]), f"{folder.name}: {cell}: {name}"
+
+
+def _file_name(value: Any) -> Any:
+    """Of weights, which a record names by their content and a request by where they lie."""
+    return Path(value.split()[0]).name if isinstance(value, str) and value else value
