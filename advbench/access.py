@@ -25,6 +25,7 @@ class QueryLedger:
     """How often each sample was asked about in one phase, and how long that has taken since the ledger was opened.
 
     A forward pass over one image is one query. A gradient comes with its query; several after one pass share it.
+    ``sought`` holds the class that each sample is to reach, or -1 where no method has said.
 
     Args:
         size: Samples in the phase's dataset.
@@ -37,11 +38,13 @@ class QueryLedger:
     max_total: int | None = None
     queries: Tensor = field(init=False)
     gradients: Tensor = field(init=False)
+    sought: Labels = field(init=False)
     opened: float = field(init=False, default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.queries = torch.zeros(self.size, dtype=torch.long)
         self.gradients = torch.zeros(self.size, dtype=torch.long)
+        self.sought = torch.full((self.size,), -1)
 
     def charge(self, rows: Rows, *, gradients: int = 0) -> None:
         """Count one query, and so many gradients, for each of ``rows``, before they are made.
@@ -111,7 +114,7 @@ class Access:
     Made by ``fit_access`` and ``perturb_access``; methods receive it and never make one.
     """
 
-    __slots__ = ("_ask", "_granted", "_recall", "_seconds", "_spent", "_threat_name", "num_classes", "rows")
+    __slots__ = ("_ask", "_granted", "_recall", "_seconds", "_sought", "_spent", "_threat_name", "num_classes", "rows")
 
     num_classes: int
     """How many classes the target knows."""
@@ -125,6 +128,7 @@ class Access:
         self.num_classes, self.rows = target.num_classes, rows
         self._granted, self._threat_name = granted, threat_name
         self._spent, self._seconds, self._recall = ledger.counts, ledger.seconds, ledger.recall
+        self._sought = ledger.sought
 
         def labels(images: Images, charged: Rows) -> Labels:
             ledger.charge(charged)
@@ -214,6 +218,14 @@ class Access:
     def true_labels(self) -> Labels:
         """The correct classes of the samples at hand."""
         return self._call(Capability.TRUE_LABELS)  # type: ignore[return-value]
+
+    def seek(self, classes: Labels) -> None:
+        """Say which class each of the samples at hand is to reach, so that the harness counts how many do.
+
+        Args:
+            classes: ``(batch,)``.
+        """
+        self._sought[self.rows] = classes.cpu()
 
     def spent(self) -> Tensor:
         """Queries and gradients of this phase so far, ``(2, samples)``: what a checkpoint of a fit holds of them."""

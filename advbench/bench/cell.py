@@ -228,6 +228,8 @@ def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook
     evaluation = _evaluate(prepared, perturber, perturb_ledger, progress, look)
     for name, counts in zip(("queries", "gradients"), perturb_ledger.counts().numpy(), strict=True):
         evaluation.samples = evaluation.samples.append_column(name, pa.array(counts))
+    if (perturb_ledger.sought >= 0).any():
+        evaluation.samples = evaluation.samples.append_column("sought", pa.array(perturb_ledger.sought.numpy()))
     metrics = summarise(
         evaluation.samples,
         values_per_image=3 * dataset.image_size**2,

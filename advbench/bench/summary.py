@@ -50,6 +50,12 @@ def summarise(
     figures: dict[str, Any] = {f"{name}_accuracy": share.value for name, share in accuracies.items()}
     figures |= {f"{name}_accuracy_interval": (share.low, share.high) for name, share in accuracies.items()}
     figures |= {f"{name}_map": _mean_average_precision(samples, name, labels) for name in accuracies}
+    if "sought" in samples.column_names:
+        reached = proportion(predictions["valid"] == samples["sought"].to_numpy())
+        figures |= {
+            "targeted_success_rate": reached.value,
+            "targeted_success_rate_interval": (reached.low, reached.high),
+        }
     return Metrics(
         **figures,
         fooling_rate=fooled.value,

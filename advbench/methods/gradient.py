@@ -135,17 +135,22 @@ class AimedMethod(GradientMethod):
         draws = per_sample_uniform(torch.Size([len(labels), 1]), access.rows, context.seed, "towards").squeeze(1)
         others = ((draws + 1) / 2 * (access.num_classes - 1)).long().clamp(max=access.num_classes - 2)
         others = others.to(labels.device)
-        return Aim(others + (others >= labels), towards=True)
+        return _aim_at(others + (others >= labels), access)
 
     def aim_by(self, scores: Scores, access: Access, context: Context) -> Aim:
         """Choose each image's class by the clean images' scores, where they are known already."""
         labels = access.true_labels if self.label == "true" else scores.argmax(dim=1)
         own = labels.view(-1, 1)
         if self.towards == "least-likely":
-            return Aim(scores.scatter(1, own, torch.inf).argmin(dim=1), towards=True)
+            return _aim_at(scores.scatter(1, own, torch.inf).argmin(dim=1), access)
         if self.towards == "next":
-            return Aim(scores.scatter(1, own, -torch.inf).argmax(dim=1), towards=True)
+            return _aim_at(scores.scatter(1, own, -torch.inf).argmax(dim=1), access)
         return self._aim_without_scores(labels, access, context)
+
+
+def _aim_at(classes: Labels, access: Access) -> Aim:
+    access.seek(classes)
+    return Aim(classes, towards=True)
 
 
 class MinimalMethod(LabelledMethod):

@@ -188,7 +188,9 @@ class _Transferred:
         truth = access.true_labels if granted else torch.zeros(len(images), dtype=torch.long)
         threat = THREATS["white-box"].with_true_labels() if granted else THREATS["white-box"]
         ledger = QueryLedger(int(access.rows.max()) + 1 if len(images) else 0)
-        return self.inner.perturb(images, perturb_access(self.surrogate, threat, ledger, access.rows, truth))
+        perturbed = self.inner.perturb(images, perturb_access(self.surrogate, threat, ledger, access.rows, truth))
+        access.seek(ledger.sought[access.rows])
+        return perturbed
 
     def state(self) -> dict[str, Tensor]:
         return {**self.substitutes, **self.inner.state()}

@@ -103,6 +103,7 @@ def _figures(metrics: Metrics) -> Table:
     rows = (
         ("predicted class changed", f"{with_interval(metrics.fooling_rate, metrics.fooling_rate_interval)} of all"),
         ("right before, wrong after", f"{correct} of those right before"),
+        *_targeted(metrics),
         ("turned", f"{metrics.wrong_to_right} wrong to right, {metrics.right_to_wrong} right to wrong"),
         (
             "mean perturbation",
@@ -123,6 +124,13 @@ def _figures(metrics: Metrics) -> Table:
     for name, value in rows:
         table.add_row(Text(name, style="dim"), value)
     return table
+
+
+def _targeted(metrics: Metrics) -> list[tuple[str, str]]:
+    if metrics.targeted_success_rate is None:
+        return []
+    reached = with_interval(metrics.targeted_success_rate, metrics.targeted_success_rate_interval)
+    return [("of the class to reach", f"{reached} of all")]
 
 
 def records_table(records: Iterable[CellRecord]) -> Table:

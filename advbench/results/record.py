@@ -137,6 +137,9 @@ class Metrics(_Model):
         fooling_rate_interval: Its interval.
         fooling_rate_of_correct: Share of the images that were right when clean and are wrong when valid.
         fooling_rate_of_correct_interval: Its interval.
+        targeted_success_rate: Share of all images that are of the class that the method was to reach, when valid; None
+            where any other class will do.
+        targeted_success_rate_interval: Its interval.
         wrong_to_right: Images that were wrong when clean and are right when valid.
         right_to_wrong: The reverse.
         mean_l1: Mean over images of the raw perturbation's sum of absolute values.
@@ -169,6 +172,8 @@ class Metrics(_Model):
     fooling_rate_interval: Interval
     fooling_rate_of_correct: float | None
     fooling_rate_of_correct_interval: Interval | None
+    targeted_success_rate: float | None = None
+    targeted_success_rate_interval: Interval | None = None
     wrong_to_right: int
     right_to_wrong: int
     mean_l1: float

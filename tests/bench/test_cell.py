@@ -3,18 +3,22 @@
 import json
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from advbench.bench import RunRequest, prepare, request_identity, run_cell
+from advbench.bench import RunRequest, prepare, request_identity, run_cell, verify_result
 from advbench.bench.cell import context_of
 from advbench.bench.request import request_of_record
 from advbench.cli import main
+from advbench.cli.main import request_of
 from advbench.datasets import DatasetSpec
 from advbench.errors import FitDiverged, StorageError
 from advbench.progress import SILENT
@@ -286,3 +290,58 @@ def test_a_run_that_ended_early_still_prints_its_record(tmp_path: Path) -> None:
     record = json.loads(done.stdout)
     assert (done.exit_code, record["status"]) == (1, "budget-spent")
     assert "1 queries in this phase" in record["reason"]
+
+
+TOWARDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "next": lambda scores: scores.argsort(axis=1)[:, -2],
+    "least-likely": lambda scores: scores.argmin(axis=1),
+}
+
+
+@pytest.mark.parametrize(
+    ("attack", "towards"),
+    [
+        ("pgd", "next"),
+        ("pgd", "least-likely"),
+        ("pgd", "random"),
+        ("mi-fgsm", "random"),
+        ("simba", "next"),
+        ("nes", "next"),
+    ],
+)
+def test_how_many_reach_the_class_that_they_are_led_to_is_measured(
+    attack: str, towards: str, factories: str, tmp_path: Path
+) -> None:
+    words = ["--attack", attack, "--towards", towards, "--target", f"{factories}:plain", "--epsilon", "0.1"]
+    outcome = run_cell(request_of([*words, "--limit", "60", "--results", str(tmp_path)]), SILENT)
+    assert outcome is not None
+    metrics = outcome.record.metrics
+    assert metrics is not None
+    samples = pq.read_table(outcome.folder / "samples.parquet")
+    sought, clean = samples["sought"].to_numpy(), samples["clean_prediction"].to_numpy()
+    assert (sought != clean).all()
+    if towards in TOWARDS:
+        scores = np.stack(samples["clean_scores"].to_numpy())
+        assert (sought == TOWARDS[towards](scores)).all()
+    reached = (samples["valid_prediction"].to_numpy() == sought).mean()
+    assert metrics.targeted_success_rate == reached > 0
+    assert verify_result(outcome.record, ResultStore(tmp_path), SILENT).holds
+
+
+def test_a_surrogates_idea_of_the_class_to_reach_is_measured_on_the_target(factories: str, tmp_path: Path) -> None:
+    words = ["--attack", "pgd", "--towards", "next", "--via", f"{factories}:other", "--target", f"{factories}:plain"]
+    outcome = run_cell(request_of([*words, "--epsilon", "0.3", "--limit", "60", "--results", str(tmp_path)]), SILENT)
+    assert outcome is not None
+    samples = pq.read_table(outcome.folder / "samples.parquet")
+    assert outcome.record.metrics is not None
+    reached = (samples["valid_prediction"].to_numpy() == samples["sought"].to_numpy()).mean()
+    assert outcome.record.metrics.targeted_success_rate == reached < 0.5
+
+
+def test_where_any_other_class_will_do_none_is_sought(factories: str, tmp_path: Path) -> None:
+    words = ["--attack", "pgd", "--target", f"{factories}:plain", "--epsilon", "0.3", "--limit", "20"]
+    outcome = run_cell(request_of([*words, "--results", str(tmp_path)]), SILENT)
+    assert outcome is not None
+    assert outcome.record.metrics is not None
+    assert outcome.record.metrics.targeted_success_rate is None
+    assert "sought" not in pq.read_table(outcome.folder / "samples.parquet").column_names
