@@ -161,11 +161,21 @@ def test_what_each_part_of_the_recipe_is_worth(goal: Goal) -> None:
     assert [label for label, *_ in left] == (["nothing; random signs"] if goal is Goal.DEGRADE else [])
 
 
-def test_what_each_change_is_worth_alone() -> None:
-    _, *rows = rows_under("added to the basic recipe")
-    added = ("", ", skips", ", batches of 16", ", three steps", ", all three")
-    for (label, *cells), name in zip(rows, added, strict=True):
-        record = found("labels", target="DenseNet169", goal="degrade", method=f"Proposed-B{name}")
+@pytest.mark.parametrize(
+    ("first", "report", "methods"),
+    [
+        ("added to the basic recipe", "labels", ("", ", skips", ", batches of 16", ", three steps", ", all three")),
+        (
+            "what learns, and Adam's rate",
+            "labels-freezing",
+            (", frozen encoder", ", frozen, lower rate", ", encoder too", ", encoder too, lower rate"),
+        ),
+    ],
+)
+def test_what_each_change_is_worth_alone(first: str, report: str, methods: tuple[str, ...]) -> None:
+    _, *rows = rows_under(first)
+    for (label, *cells), name in zip(rows, methods, strict=True):
+        record = found(report, target="DenseNet169", goal="degrade", method=f"Proposed-B{name}")
         assert record is not None
         assert record.metrics is not None
         validation = min(epoch["validation_accuracy"] for epoch in record.history)
