@@ -60,7 +60,7 @@ def make_fit(setup: Setup, trained: str, runtime: Runtime) -> Fit:
     pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (batch,))
     images = LabelledImages(ArrayPixels(pixels), torch.arange(batch), labels, tuple(map(str, range(batch))))
-    method = build_method("pgn-b", {"discriminator_steps": 1, "replay": 0}).resolve(
+    method = build_method("pgn-b", {"discriminator_steps": 1, "generator_steps": 1, "replay": 0}).resolve(
         Setting(Goal.DEGRADE, budget, size, setup.target)
     )
     assert isinstance(method, PGN)

@@ -24,8 +24,9 @@ from markdown_it import MarkdownIt
 
 from advbench.cli import main
 from advbench.cli.main import request_of
-from advbench.methods import build_method
+from advbench.methods import Method, Setting, build_method
 from advbench.registry import ATTACKS, DATASETS
+from advbench.suites import load_suite
 from advbench.targets import known_architectures
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # other libraries' own, of attacks that pages run
@@ -142,13 +143,18 @@ class Terminal:
             monkeypatch.setattr("advbench.report.draw_figures", lambda record, store: [])
             for place in ("plots", "archive"):
                 monkeypatch.setattr(f"advbench.report.{place}.comparison_figures", lambda *results, **options: {})
-        for name in ("baselines", "benchmarks", "docs"):
+        for name in ("baselines", "docs"):
             (folder / name).symlink_to(ROOT / name)
+        (folder / "benchmarks").mkdir()
+        for path in (ROOT / "benchmarks").glob("*.toml"):
+            self._write(folder / "benchmarks" / path.name, path.read_text())
+
+    def _write(self, file: Path, text: str) -> None:
+        file.write_text(lighter(text) if self._small and file.suffix == ".toml" else text)
 
     def write(self, block: Block) -> None:
-        text = lighter(block.text) if self._small and str(block.file).endswith(".toml") else block.text
         file = self._folder / str(block.file)
-        file.write_text(text)
+        self._write(file, block.text)
         sys.modules.pop(file.stem, None)  # another page or test may have imported a file of the same name
 
     def run(self, block: Block) -> None:
@@ -253,3 +259,23 @@ def test_no_command_is_missed() -> None:
         for token in MarkdownIt().parse(page.read_text()):
             if token.type == "code_block" or (token.type == "fence" and token.info not in SHELLS):
                 assert not re.search(r"^(\$ )?(advbench|pip|make|ray|pytest) ", token.content, flags=re.MULTILINE), page
+
+
+def meant(words: list[str]) -> tuple[dict[str, object], Method]:
+    """What a command asks for, and the method with every option filled in."""
+    request = request_of(words)
+    size = request.dataset.image_size
+    assert size is not None
+    setting = Setting(request.goal, request.budget, size, request.target.architecture)
+    method = build_method(request.attack, dict(request.options)).resolve(setting)
+    return request.model_dump(mode="json", exclude={"options"}), method
+
+
+def test_the_page_on_pgn_asks_for_what_the_report_measured() -> None:
+    """Shorter than the suite, which spells out what has since become the default."""
+    lines = [line for block in blocks(ROOT / "docs" / "pgn.md") if block.file is None for line in block.lines]
+    short = next(line for line in lines if "--dataset stl10" in line)
+    suite = load_suite(ROOT / "benchmarks" / "butterfly-labels.toml", "hours")
+    places = {"target": "ResNet50", "goal": "degrade", "method": "Proposed-B, all three"}
+    (cell,) = (cell for cell in suite.cells() if places.items() <= dict(cell.names).items())
+    assert meant(shlex.split(short)[2:]) == meant(cell.arguments)

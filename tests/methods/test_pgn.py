@@ -397,6 +397,7 @@ class TestStep:
         g_optimizer.step()
 
         assert torch.equal(figures.answers, r)
+        assert figures.discriminator_loss is not None
         assert figures.discriminator_loss.item() == pytest.approx(discriminator_loss.item(), rel=1e-4)
         assert figures.generator_loss.item() == pytest.approx(generator_loss.item(), rel=1e-4)
         assert figures.l1.item() == pytest.approx(l1.item(), rel=1e-4)
@@ -611,10 +612,12 @@ class TestWarmUp:
         assert isinstance(setup.method, PGN)
         judge = Discriminator(classifier(), classes=10, goal=Goal.DEGRADE, trained="all")
         before = copy.deepcopy(judge.state_dict())
-        Fit(
+        fit = Fit(
             generator(Budget(epsilon=0.3)), judge, setup.method.recipe(), setup.access(), setup.train, setup.context
-        ).run()
+        )
+        fit.run()
         assert all(torch.equal(value, judge.state_dict()[name]) for name, value in before.items())
+        assert fit.history[0].keys().isdisjoint({"discriminator_loss"}), "it has no loss of its own, not one of 0"
 
     @settings(deadline=None, max_examples=20)
     @given(st.integers(0, 10_000), st.integers(8, 40), st.integers(1, 5))
@@ -655,26 +658,23 @@ class TestFit:
         whole = setup.fit()
         asked = setup.ledger.queries
         save = Checkpoint.save
-        for survived in (1, 2):
-            work = tmp_path / str(survived)
-            work.mkdir()
-            left = [survived]
 
-            def save_and_die(self: Checkpoint, state: dict[str, Any], left: list[int] = left) -> None:
-                save(self, {**state, "seconds": 1000.0})
-                left[0] -= 1
-                if not left[0]:
-                    raise KeyboardInterrupt
+        def save_and_die(self: Checkpoint, state: dict[str, Any]) -> NoReturn:
+            save(self, {**state, "seconds": 1000.0})
+            raise KeyboardInterrupt
 
-            monkeypatch.setattr(Checkpoint, "save", save_and_die)
-            with pytest.raises(KeyboardInterrupt):
-                setup.fit(work)
-            monkeypatch.setattr(Checkpoint, "save", save)
-            resumed = setup.fit(work)
-            assert torch.equal(setup.ledger.queries, asked), "what was asked before the kill was forgotten"
-            assert 1000 < setup.ledger.seconds() < 1300, "what was done before took no time"
-            assert resumed.history() == whole.history()
-            assert all(torch.equal(value, resumed.state()[name]) for name, value in whole.state().items())
+        resumed, kills = None, 0
+        monkeypatch.setattr(Checkpoint, "save", save_and_die)
+        while resumed is None:
+            try:
+                resumed = setup.fit(tmp_path)
+            except KeyboardInterrupt:
+                kills += 1
+        assert kills >= 2
+        assert torch.equal(setup.ledger.queries, asked), "what was asked before the kill was forgotten"
+        assert 1000 < setup.ledger.seconds() < 1300, "what was done before took no time"
+        assert resumed.history() == whole.history()
+        assert all(torch.equal(value, resumed.state()[name]) for name, value in whole.state().items())
 
     def test_another_fits_checkpoint_is_not_resumed(
         self, digits: Dataset, target: ModuleTarget, tmp_path: Path
@@ -763,6 +763,22 @@ class TestResolution:
         assert paper.generator_size == 224
         assert self.resolved("pgn-50", Goal.ENHANCE, 224).gamma == 1e-4
 
+    def test_the_generator_keeps_up_on_photographs(self) -> None:
+        """Where the discriminator learns answers; the paper's own game, and small images, are as they were."""
+
+        def recipe(attack: str, goal: Goal, size: int, **options: Any) -> tuple[object, ...]:
+            found = self.resolved(attack, goal, size, **options)
+            return found.train_generator, found.skips, found.batch_size, found.generator_steps
+
+        for goal in Goal:
+            assert recipe("pgn-b", goal, 96) == ("decoder", True, 16, 3)
+            assert recipe("pgn-b", goal, 32) == ("all", False, 64, 1)
+        assert recipe("pgn-50", Goal.ENHANCE, 96) == ("all", False, 64, 1)
+        assert recipe("pgn-b", Goal.DEGRADE, 96, skips=False, batch_size=64) == ("decoder", False, 64, 3)
+        assert recipe("pgn-b", Goal.DEGRADE, 96, backbone="scratch") == ("all", True, 16, 3)
+        taught = {"backbone": "scratch", "encoder_weights": "some.safetensors"}
+        assert recipe("pgn-b", Goal.DEGRADE, 96, **taught) == ("decoder", True, 16, 3)
+
     def test_an_unknown_structure_is_never_the_targets_own(self) -> None:
         for size, architecture in ((32, "resnet18"), (224, "resnet101")):
             assert self.resolved("pgn-b", Goal.DEGRADE, size, architecture).discriminator != architecture
@@ -779,6 +795,7 @@ class TestResolution:
     def test_a_critic_parts_verdicts(self) -> None:
         critic = self.resolved("pgn-b", Goal.DEGRADE, 224, objective="wgan-gp")
         assert (critic.discriminator_steps, critic.discriminator_learns, critic.warm_up_epochs) == (5, "verdict", 0)
+        assert critic.generator_steps == 1
         assert (
             self.resolved("pgn-b", Goal.DEGRADE, 32, objective="wgan-gp", discriminator_steps=2).discriminator_steps
             == 2

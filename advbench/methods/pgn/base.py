@@ -61,12 +61,13 @@ class GeneratorMethod(Method):
         generator_size: The side, in pixels, to which the generator scales smaller images for itself; M comes back in
             the image's own size. None: 224, to which the paper scales all images, or as they are in the small profile.
         train_generator: ``all`` of it, or the ``decoder`` alone around a frozen encoder: half of a step's work or less.
-            The weights of an encoder that is a surrogate stay fixed either way; under ``all`` its batch norms adapt.
+            None: as the method's recipe has it. The weights of an encoder that is a surrogate stay fixed either way;
+            under ``all`` its batch norms adapt.
         skips: Whether each doubling in the decoder sees the encoder's map of that size too, as in a U-Net; the paper's
-            does not.
+            does not. None: as the method's recipe has it.
         strength: PGN's lambda, a factor on M, of at most 1 under a budget; on the command line ``--lambda``.
         epochs: At most.
-        batch_size: Images a step.
+        batch_size: Images a step. None: as the method's recipe has it, 64 or 16.
         learning_rate: Adam's, for the generator.
         initial_scale: Multiplies the generator's last layer at the start.
         schedule: Of the rates over the epochs: ``constant``, or ``cosine`` to zero.
@@ -84,11 +85,11 @@ class GeneratorMethod(Method):
     backbone_normalisation: Normalisation = "imagenet"
     decoder_width: float | None = Field(default=None, gt=0, le=2)
     generator_size: int | None = Field(default=None, ge=STRIDE, le=1024)
-    train_generator: Literal["all", "decoder"] = "all"
-    skips: bool = False
+    train_generator: Literal["all", "decoder"] | None = None
+    skips: bool | None = None
     strength: float = Field(default=1.0, alias="lambda", gt=0)
     epochs: int = Field(default=20, ge=1)
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int | None = Field(default=None, ge=2)
     learning_rate: float | None = Field(default=None, gt=0)
     initial_scale: float | None = Field(default=None, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -106,6 +107,9 @@ class GeneratorMethod(Method):
             "backbone": "surrogate" if small else "imagenet",
             "decoder_width": 0.25 if small else 1.0,
             "generator_size": None if small else PAPER_SIZE,
+            "train_generator": "all",
+            "skips": False,
+            "batch_size": 64,
             "valid_pixels": setting.budget.epsilon is not None,
         }
         if setting.budget.epsilon is not None and self.strength > 1:
@@ -122,7 +126,7 @@ class GeneratorMethod(Method):
         return {
             "strength": self.strength,
             "epochs": self.epochs,
-            "batch_size": self.batch_size,
+            "batch_size": filled(self.batch_size),
             "learning_rate": filled(self.learning_rate),
             "cosine": self.schedule == "cosine",
             "averaging": self.averaging,
@@ -138,7 +142,7 @@ class GeneratorMethod(Method):
     def _generator(self, encoder: Classifier, context: Context) -> Generator:
         return Generator(
             encoder_of(encoder), filled(self.decoder_width), context.budget, filled(self.initial_scale),
-            size=self.generator_size, trained=self.train_generator, skips=self.skips,
+            size=self.generator_size, trained=filled(self.train_generator), skips=filled(self.skips),
         )  # fmt: skip
 
     def _fitted(self, fit: GeneratorFit, remarks: Sequence[str]) -> Perturber:

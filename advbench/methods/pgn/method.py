@@ -12,7 +12,15 @@ from advbench.errors import InvalidConfig
 from advbench.files import digest_state
 from advbench.methods.base import Context, Perturber, Setting, TrainingImages
 from advbench.methods.pgn.base import Backbone, GeneratorMethod, filled
-from advbench.methods.pgn.defaults import CRITIC, DEGRADE, DEGRADE_UNBOUNDED, ENHANCE, ENHANCE_SHARED, PHOTOGRAPHS
+from advbench.methods.pgn.defaults import (
+    CRITIC,
+    DEGRADE,
+    DEGRADE_UNBOUNDED,
+    ENHANCE,
+    ENHANCE_SHARED,
+    PHOTOGRAPHS,
+    PHOTOGRAPHS_SCRATCH,
+)
 from advbench.methods.pgn.lessons import Recipe
 from advbench.methods.pgn.networks import Discriminator, put_layer_norms
 from advbench.methods.pgn.objectives import OBJECTIVES
@@ -38,10 +46,18 @@ class PGN(GeneratorMethod):
     very weights (to enhance); ``pgn-b`` knows neither. The paper does not say which encoder its Proposed-B has: here
     ResNet-50. Where a field is None, the profile that the image size chooses fills it in, and the record shows it.
 
-    Deviations, with the fields that take them back: under a budget, M is bounded by construction and J stays in [0, 1]
-    while training (``valid_pixels``); the epoch is chosen on validation images rather than the last taken; the
-    generator that is kept is a moving average over steps (``averaging``). Losses are means over the batch, and the L1
-    regulariser a mean over pixels, without which the paper's gammas and curves do not fit together.
+    Deviations that fields take back, as ``--scale paper`` of the butterfly suites does: under a budget, M is bounded by
+    construction and J stays in [0, 1] while training (``valid_pixels``); rates fall (``schedule``), and the generator
+    that is kept is a moving average over steps (``averaging``). By default the discriminator is told the true class
+    (``label_aware``), remembers past steps (``replay``) and, unless it has the target's weights, is trained whole
+    (``train_discriminator``); on photographs it then learns the target's answer rather than the verdict g, and warms up
+    alone, and the generator has skips, a frozen encoder and three steps on each batch. Rates and the first scale are
+    those of ``defaults.py``.
+
+    Others stay: the epoch is chosen on validation images rather than the last taken; losses are means over the batch,
+    and the L1 regulariser a mean over pixels, without which the paper's gammas and curves do not fit together; M is
+    added to pixels in [0, 1], also where the paper's ImageNet is normalised first and its gamma weighs more; and
+    ``pgn-b`` enhances too, for which the paper shares the target's weights.
 
     Not to be confused with TransferAttack's ``pgn``, which penalises gradient norms.
 
@@ -70,7 +86,8 @@ class PGN(GeneratorMethod):
         discriminator_steps: Updates of the discriminator for each of the generator; 1 in the paper. 0 leaves it as the
             warm-up made it.
         generator_steps: Updates of the generator on each batch; 1 in the paper. More use what D has learnt for longer,
-            and ask the target nothing.
+            and ask the target nothing. None: 3 in the paper profile, unless the discriminator shares the target's
+            weights.
         replay: From how many past steps of the epoch one is drawn for the discriminator to learn from again, with the
             answers that the target gave then; 0 in the paper. It costs no queries.
         augment: Whether each step mirrors and shifts its images at random, so that no epoch shows an image as the last
@@ -90,7 +107,7 @@ class PGN(GeneratorMethod):
     warm_up_epochs: int | None = Field(default=None, ge=0)
     warm_up_learning_rate: float | None = Field(default=None, gt=0)
     discriminator_steps: int | None = Field(default=None, ge=0)
-    generator_steps: int = Field(default=1, ge=1)
+    generator_steps: int | None = Field(default=None, ge=1)
     replay: int | None = Field(default=None, ge=0)
     augment: bool = False
 
@@ -131,6 +148,7 @@ class PGN(GeneratorMethod):
             "discriminator": "target",
             "discriminator_learns": "verdict",
             "warm_up_epochs": 0,
+            "generator_steps": 1,
             "gamma": 0.0 if bounded else 3.0 if degrade else 1e-4,
         }
         if self.variant == "101" and not small:
@@ -147,7 +165,8 @@ class PGN(GeneratorMethod):
         if self._judges_like_the_target and setting.goal is Goal.ENHANCE:
             return ENHANCE_SHARED
         if not small:
-            return PHOTOGRAPHS
+            untaught = self.backbone == "scratch" and self.encoder_weights is None
+            return PHOTOGRAPHS_SCRATCH if untaught else PHOTOGRAPHS
         if setting.goal is Goal.ENHANCE:
             return ENHANCE
         return DEGRADE_UNBOUNDED if setting.budget.epsilon is None else DEGRADE
@@ -219,7 +238,7 @@ class PGN(GeneratorMethod):
             gamma=filled(self.gamma),
             discriminator_learns=filled(self.discriminator_learns),
             discriminator_steps=filled(self.discriminator_steps),
-            generator_steps=self.generator_steps,
+            generator_steps=filled(self.generator_steps),
             replay=filled(self.replay),
             augment=self.augment,
             discriminator_learning_rate=filled(self.discriminator_learning_rate),

@@ -46,7 +46,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What one step saw: losses before their updates, and the target's answers to J."""
+    """What one step saw: G's losses before its first update, and the target's answers to J."""
 
     generator_loss: Tensor
     l1: Tensor
@@ -59,13 +59,14 @@ class StepFigures:
 
 @dataclass(frozen=True)
 class GameFigures(StepFigures):
-    """What one step of a game against a discriminator saw."""
+    """What one step of a game against a discriminator saw: D's loss before its last update; None where it had none."""
 
-    discriminator_loss: Tensor
+    discriminator_loss: Tensor | None
 
     def losses(self) -> dict[str, Tensor]:
         """The losses by their names in the history."""
-        return {"discriminator_loss": self.discriminator_loss, **super().losses()}
+        judging = {} if self.discriminator_loss is None else {"discriminator_loss": self.discriminator_loss}
+        return {**judging, **super().losses()}
 
 
 SYMBOLS = {"discriminator_loss": "L_d", "generator_loss": "L_g", "l1": "L_r"}

@@ -68,7 +68,21 @@ class Fit(GameFit):
                 maps = maps if encoder_frozen else self.generator.maps(images)
                 perturbation = self.generator.perturbation(maps, images)
             self._learn_from_judge(perturbation, self._moved(images, perturbation), None, labels)
-        return GameFigures(generator_loss, l1, answers, taught.detach())
+        return GameFigures(generator_loss, l1, answers, taught)
+
+    def _teach(self, now: Lesson) -> Tensor | None:
+        """Lines 7 to 10 of Algorithm 1: update D on what the target said now, and on one remembered step beside it."""
+        lesson = now
+        if self.past:
+            lesson = now + self.past[int(torch.randint(len(self.past), ()))]
+        self.past.append(now)
+        loss = None
+        for _ in range(self.recipe.discriminator_steps):
+            with self.fabric.autocast():
+                features = features_of(self.discriminator, lesson)
+                loss = discriminator_loss(self.discriminator, features, lesson, self.recipe)
+            self._update(self.discriminator_optimizer, loss, self.judged)
+        return None if loss is None else loss.detach()
 
     def _learn_from_judge(
         self, perturbation: Images, perturbed: Images, features: Tensor | None, labels: Labels
@@ -82,17 +96,3 @@ class Fit(GameFit):
             l1 = perturbation.abs().mean()
             self._update_generator(generator_loss + self.recipe.gamma * l1)
         return generator_loss.detach(), l1.detach()
-
-    def _teach(self, now: Lesson) -> Tensor:
-        """Lines 7 to 10 of Algorithm 1: update D on what the target said now, and on one remembered step beside it."""
-        lesson = now
-        if self.past:
-            lesson = now + self.past[int(torch.randint(len(self.past), ()))]
-        self.past.append(now)
-        loss = torch.zeros(())
-        for _ in range(self.recipe.discriminator_steps):
-            with self.fabric.autocast():
-                features = features_of(self.discriminator, lesson)
-                loss = discriminator_loss(self.discriminator, features, lesson, self.recipe)
-            self._update(self.discriminator_optimizer, loss, self.judged)
-        return loss
