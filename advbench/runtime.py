@@ -69,6 +69,7 @@ def _launched(runtime: Runtime) -> "Fabric":
         strategy="auto" if runtime.devices == 1 else "ddp",
         precision=runtime.precision,
     )
+    torch.backends.cudnn.allow_tf32 = False  # what is called float32 is that, in a GPU's convolutions too
     with warnings.catch_warnings():
         # The batches are tensors already in memory, so advice on data-loading workers does not apply.
         warnings.filterwarnings("ignore", module="lightning_fabric")

@@ -4,16 +4,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from advbench.access import Access
+from advbench.errors import InvalidConfig
 from advbench.methods.apgd import APGD
 from advbench.methods.apgd_t import APGDT
-from advbench.methods.base import Context, Perturber, TrainingImages
+from advbench.methods.base import Context, Perturber, Setting, TrainingImages
 from advbench.methods.fab import FABT
 from advbench.methods.fooling import FoolingMethod
 from advbench.methods.square import Square
@@ -48,8 +49,8 @@ class AutoAttack(FoolingMethod):
     Args:
         version: ``standard`` or ``rand``.
         steps: Of APGD, and of FAB-T, for each start or target class.
-        targets: Classes that APGD-T and FAB-T try.
-        queries: Of Square.
+        targets: Classes that APGD-T and FAB-T try in ``standard``.
+        queries: Of Square, in ``standard``.
         eot: Passes that a gradient is averaged over in ``rand``.
     """
 
@@ -63,6 +64,14 @@ class AutoAttack(FoolingMethod):
     targets: int = Field(default=9, ge=1)
     queries: int = Field(default=5000, ge=1)
     eot: int = Field(default=20, ge=1)
+
+    def resolve(self, setting: Setting) -> Self:
+        """Check that there is a budget, and that the version has the options that were given."""
+        ignored = {"eot"} if self.version == "standard" else {"targets", "queries"}
+        if given := sorted(ignored & self.model_fields_set):
+            other = "rand" if self.version == "standard" else "standard"
+            raise InvalidConfig(f"--{given[0]} is of --version {other}: --version {self.version} would ignore it")
+        return super().resolve(setting)
 
     def parts(self) -> dict[str, Part]:
         """The attacks in their order, under their names."""

@@ -44,6 +44,7 @@ class CarliniWagner(MinimalMethod):
     """
 
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L2})
+    returns_failures_clean: ClassVar[bool] = True
 
     max_steps: int = Field(default=1000, ge=1)
     searches: int = Field(default=9, ge=1)
@@ -72,7 +73,7 @@ class CarliniWagner(MinimalMethod):
             perturbed = state.perturbed() if step else state.images
             delta = perturbed - state.images
             answer = access.gradient(perturbed, partial(self._penalty, state), state.rows)
-            fooled = margin(answer.scores, state.labels) <= -self.kappa
+            fooled = margin(answer.scores, state.labels) <= (-self.kappa if step else 0)
             fooled &= answer.scores.argmax(dim=1) != state.labels
             nearest.offer(perturbed, lengths(delta), fooled.view(-1, 1, 1, 1), state.positions)
             ever_fooled[state.positions] |= fooled

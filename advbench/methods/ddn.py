@@ -35,6 +35,7 @@ class DDN(MinimalMethod):
     """
 
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L2})
+    returns_failures_clean: ClassVar[bool] = True
 
     steps: int = Field(default=100, ge=1)
     first_length: float = Field(default=1.0, gt=0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from advbench.access import Access
 from advbench.methods.base import Context
 from advbench.methods.geometry import clip_to_budget, dual, lengths, movable, unit_step
-from advbench.methods.gradient import MinimalMethod
+from advbench.methods.gradient import MinimalMethod, over_the_boundary
 from advbench.tensors import Images, Labels, Rows, Scores
 from advbench.types import Norm
 
@@ -47,7 +47,7 @@ class DeepFool(MinimalMethod):
         clipped_steps: Steps, as in the authors' code, that fall short of the boundary by what [0, 1] takes off them.
             Short first steps find shorter perturbations, as the gradient turns on the way; many of them only cost time.
         bisections: How often to halve the stretch from the clean image to the fooling one in search of the boundary on
-            it, which takes the overshoot back. One query each.
+            it, which takes the overshoot back. One query each, and one to see that what came back still fools.
     """
 
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.L2, Norm.LINF})
@@ -73,8 +73,12 @@ class DeepFool(MinimalMethod):
         found = []
         for part in torch.arange(len(images)).split(size):
             classes = _Classes(len(part), count, None if labels is None else labels[part], images.device)
-            perturbed = self._fool(images[part], classes, access, access.rows[part], context.budget.norm)
-            found.append(self._bisect(images[part], perturbed, classes.labels, access, access.rows[part]))
+            own = access.at(part)
+            perturbed = self._fool(images[part], classes, own, own.rows, context.budget.norm)
+            if self.bisections:
+                perturbed = self._bisect(images[part], perturbed, classes.labels, own, own.rows)
+                perturbed = over_the_boundary(perturbed, images[part], classes.labels, own)
+            found.append(perturbed)
         return torch.cat(found)
 
     def _fool(self, images: Images, classes: "_Classes", access: Access, rows: Rows, norm: Norm) -> Images:

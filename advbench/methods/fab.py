@@ -66,6 +66,7 @@ class FABT(MinimalMethod):
     uses: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.INPUT_GRADIENTS, Capability.LABELS, Capability.SCORES}
     )
+    returns_failures_clean: ClassVar[bool] = True
 
     targets: int = Field(default=9, ge=1)
     steps: int = Field(default=100, ge=1)

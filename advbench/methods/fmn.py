@@ -41,6 +41,7 @@ class FMN(MinimalMethod):
     gamma: float = Field(default=0.05, gt=0, lt=1)
 
     last_gamma: ClassVar[float] = 0.001
+    returns_failures_clean: ClassVar[bool] = True
 
     def shortest(self, images: Images, labels: Labels, access: Access, context: Context) -> Images:
         """Take the steps, and keep the shortest perturbation that fools."""

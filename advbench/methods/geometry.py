@@ -41,7 +41,10 @@ def unit_step(gradient: Images, norm: Norm) -> Images:
     """
     if norm is Norm.LINF:
         return gradient.sign()
-    return gradient / lengths(gradient, norm).clamp(min=1e-12)
+    largest = gradient.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
+    # Of a target that is certain, gradients are so small that their squares would be nothing.
+    scaled = gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
+    return scaled / lengths(scaled, norm).clamp(min=1)
 
 
 def movable(gradients: Tensor, images: Tensor) -> Tensor:

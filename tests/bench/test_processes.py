@@ -7,10 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from advbench.runtime import Runtime
 
 RUN = ["run", "--attack", "pgn-b", "--target", "resnet18", "--target-images", "100", "--target-epochs", "1",
        "--epsilon", "0.3", "--epochs", "2", "--backbone", "scratch", "--decoder-width", "0.05", "--fit-images", "100",
        "--limit", "40", "--device", "cpu", "--json"]  # fmt: skip
+
+
+def test_float32_is_float32_on_every_device() -> None:
+    """PyTorch lets a GPU's convolutions use TF32, which no result's name would tell."""
+    assert Runtime(device="cpu").fabric is not None
+    assert not torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from advbench.access import QueryLedger, fit_access
 from advbench.bench import build_method
 from advbench.checkpoint import Checkpoint
 from advbench.datasets import Dataset
+from advbench.errors import InvalidConfig
 from advbench.methods import Context, Setting, TrainingImages
 from advbench.methods.generators import GAP, AdvGAN
 from advbench.methods.generators.atn import rerank
@@ -52,6 +53,13 @@ class Setup:
 
     def fit(self, work: Path | None = None) -> Any:
         return self.method.fit(self.access(), self.train, replace(self.context, work=work))
+
+
+def test_a_class_that_there_is_not_is_refused_before_anything_is_trained(digits: Dataset, target: ModuleTarget) -> None:
+    setup = Setup(digits, target, "atn", target_class=10)
+    with pytest.raises(InvalidConfig, match="--target-class 10: the classes are 0 to 9"):
+        setup.fit()
+    assert not setup.ledger.queries.any()
 
 
 class TestLosses:

@@ -323,3 +323,19 @@ def test_a_function_is_asked_about_images_alone(attack: str) -> None:
         method = build_method(attack, {"queries": 60}).resolve(Setting(Goal.DEGRADE, budget, 4, "unknown"))
         moved = method.restore({}, Context(Goal.DEGRADE, budget, 0, 4, 3)).perturb(images[:count], door)
         assert moved.shape == images[:count].shape
+
+
+@pytest.mark.parametrize(
+    ("attack", "goal", "options", "words"),
+    [
+        ("gap", Goal.ENHANCE, {"aim": "least-likely"}, "--aim least-likely leads away from the right class"),
+        ("atn", Goal.ENHANCE, {"target_class": 3}, "--target-class leads away from the right class"),
+        ("autoattack", Goal.DEGRADE, {"eot": 50}, "--eot is of --version rand: --version standard would ignore it"),
+        ("autoattack", Goal.DEGRADE, {"version": "rand", "queries": 10}, "--queries is of --version standard"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    attack: str, goal: Goal, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=words):
+        build_method(attack, options).resolve(Setting(goal, Budget(epsilon=0.1), 32, "resnet18"))

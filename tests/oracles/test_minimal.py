@@ -184,7 +184,7 @@ class TestDeepFool:
         assert (ledger.gradients == 4 + 1).all(), "all others at first, then the nearest"
         ledger = QueryLedger(6)
         perturb(target, "deepfool", norm, images, ledger, bisections=3)
-        assert (ledger.queries == 5).all()
+        assert (ledger.queries == 5 + 1).all(), "the last sees that what came back still fools"
 
     def test_results_do_not_depend_on_the_batch(self, norm: Norm) -> None:
         images = interior(9)
@@ -233,6 +233,48 @@ class TestDeepFool:
         optimum = 0.1 / torch.linalg.vector_norm(weight.clamp(min=0), order)
         perturbed = perturb(target, "deepfool", norm, images, bisections=8)
         assert_optimal(target, images, perturbed, norm, optimum.expand(4))
+
+
+class RoundedOtherwise(ModuleTarget):
+    """Scored by one network; gradients, and the scores that come with them, are of one whose biases are a bit off."""
+
+    def differentiable(self) -> nn.Module:
+        module = self.module()
+        generator = torch.Generator().manual_seed(2)
+        module[1].bias.data += 3e-5 * torch.randn(self.num_classes, generator=generator)  # type: ignore[index]
+        return module
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
+def test_what_fools_in_one_rounding_fools_in_the_one_that_scores(
+    attack: str, norm: Norm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = interior(32)
+    exact = linear(images, 5)
+    weight = dict(exact.module().named_parameters())["1.weight"].detach()
+    optimum = shortest_linear(weight, exact.scores(images), norm)
+    images = images[optimum > optimum.median()]
+    target = RoundedOtherwise(exact.module(), 5, "linear", "linear")
+    options = OPTIONS[attack] | ({"bisections": 30} if attack == "deepfool" else {})
+    perturbed = perturb(target, attack, norm, images, **options)
+    assert (target.labels(perturbed) != target.labels(images)).all()
+    alone = lengths(perturb(exact, attack, norm, images, **options) - images, norm)
+    assert (lengths(perturbed - images, norm) <= 1.01 * alone).all()
+    if attack in ("ddn", "fmn"):
+        monkeypatch.setattr("advbench.methods.gradient.OVERSHOOTS", ())
+        short = perturb(target, attack, norm, images, **options)
+        assert (target.labels(short) == target.labels(images)).any(), "there was nothing to mend"
+
+
+@pytest.mark.parametrize("kappa", [0.0, 5.0])
+def test_confidence_asks_nothing_of_an_image_that_is_wrong_to_begin_with(kappa: float) -> None:
+    images = interior(6)
+    target = linear(images, 5)
+    wrong = (target.labels(images) + 1) % 5
+    door = perturb_access(target, THREATS["white-box"].with_true_labels(), QueryLedger(6), torch.arange(6), wrong)
+    method = build_method("carlini-wagner", {**OPTIONS["carlini-wagner"], "label": "true", "kappa": kappa})
+    context = Context(Goal.DEGRADE, Budget(norm=Norm.L2), 0, 4, 5)
+    assert torch.equal(method.restore({}, context).perturb(images, door), images)
 
 
 @pytest.mark.parametrize(("attack", "norm"), CASES)

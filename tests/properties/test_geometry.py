@@ -79,12 +79,12 @@ class TestBalls:
         assert (sizes > 0.99 * epsilon).all(), "the budget was hardly used"
 
     @quick
-    @given(norms, seeds, st.sampled_from([1e-6, 1.0, 1e6]))
+    @given(norms, seeds, st.sampled_from([1e-30, 1e-18, 1e-6, 1.0, 1e6]))
     def test_a_unit_step_has_length_one_and_goes_uphill(self, norm: Norm, seed: int, scale: float) -> None:
         gradient = scale * drawn(seed, 2, 3, 4, 4)
         step = unit_step(gradient, norm)
         assert torch.allclose(lengths(step, norm), torch.ones(2, 1, 1, 1), rtol=1e-5)
-        assert ((step * gradient).flatten(1).sum(dim=1) > 0).all()
+        assert ((step.double() * gradient).flatten(1).sum(dim=1) > 0).all()
 
     @pytest.mark.parametrize("norm", Norm)
     def test_no_gradient_is_no_step(self, norm: Norm) -> None:

@@ -1,10 +1,13 @@
 """Adversarial transformation networks."""
 
+from typing import Self
+
 from pydantic import Field
 from torch import Tensor
 
 from advbench.access import Access
-from advbench.methods.base import Context, Perturber, TrainingImages
+from advbench.errors import InvalidConfig
+from advbench.methods.base import Context, Perturber, Setting, TrainingImages
 from advbench.methods.generators.direct import DirectFit, DirectMethod
 from advbench.tensors import Images, Labels, Scores
 from advbench.types import Goal
@@ -34,8 +37,20 @@ class ATN(DirectMethod):
     alpha: float = Field(default=1.5, gt=1)
     beta: float = Field(default=0.1, ge=0)
 
+    def resolve(self, setting: Setting) -> Self:
+        """Fill in every field that is None."""
+        if self.target_class is not None and setting.goal is Goal.ENHANCE:
+            raise InvalidConfig("--target-class leads away from the right class: it is for --goal degrade")
+        return super().resolve(setting)
+
     def fit(self, access: Access, train: TrainingImages, context: Context) -> Perturber:
-        """Train the generator through the target."""
+        """Train the generator through the target.
+
+        Raises:
+            InvalidConfig: There is no class ``target_class``.
+        """
+        if self.target_class is not None and self.target_class >= context.num_classes:
+            raise InvalidConfig(f"--target-class {self.target_class}: the classes are 0 to {context.num_classes - 1}")
         return self._fitted(self._train(_Fit, access, train, context), self._origin())
 
 

@@ -48,6 +48,8 @@ class GAP(DirectMethod):
         """Fill in every field that is None."""
         if self.universal and setting.budget.epsilon is None:
             raise InvalidConfig("a universal perturbation needs a budget: give --epsilon, such as --epsilon 8/255")
+        if self.aim == "least-likely" and setting.goal is Goal.ENHANCE:
+            raise InvalidConfig("--aim least-likely leads away from the right class: it is for --goal degrade")
         return super().resolve(setting)
 
     def _defaults(self, setting: Setting, *, small: bool) -> dict[str, Any]:
