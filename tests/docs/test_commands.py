@@ -237,6 +237,8 @@ def forget_names() -> None:
 @pytest.fixture
 def terminal(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     yield Terminal(tmp_path, request.param, monkeypatch)
+    for file in tmp_path.glob("*.py"):  # another test may have a file of the same name
+        sys.modules.pop(file.stem, None)
     monkeypatch.undo()
     forget_names()
 
