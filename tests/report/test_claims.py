@@ -127,6 +127,26 @@ def test_what_the_target_saw() -> None:
         ], label
 
 
+def test_what_the_target_saw_at_96_pixels() -> None:
+    _, (_, *first), *rows = rows_under("the target, 96 px")
+    own = {"target": "ResNet50", "budget": BOUND}
+    assert first == [
+        percent(accuracy("labels-hours", "clean", method="noise", goal="degrade", **own)),
+        percent(accuracy("labels-hours", "valid", method="noise", goal="degrade", **own)),
+        percent(accuracy("labels-hours", "valid", method="Proposed-B, all three", goal="degrade", **own)),
+        percent(accuracy("table1-stronger", "valid", method="Proposed-B", goal="enhance", **own)),
+    ]
+    for (label, *cells), (dataset, target) in zip(rows, SEEN[1:], strict=True):
+        own = {"dataset": dataset, "target": target, "budget": BOUND}
+        method = "Proposed-B" if dataset == "stl-10" else "Proposed-B, 12 epochs"
+        assert cells == [
+            percent(accuracy("targets-hours", "clean", method="noise", goal="enhance", **own)),
+            percent(accuracy("targets-hours", "valid", method="noise", goal="enhance", **own)),
+            percent(accuracy("targets-hours", "valid", method=method, goal="degrade", **own)),
+            percent(accuracy("targets-hours", "valid", method=method, goal="enhance", **own)),
+        ], label
+
+
 def test_how_far_targets_are_enhanced() -> None:
     def interval(record: CellRecord | None) -> str:
         if record is None or record.metrics is None:
