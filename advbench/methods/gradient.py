@@ -167,6 +167,7 @@ class MinimalMethod(LabelledMethod):
     """
 
     goals: ClassVar[frozenset[Goal]] = frozenset({Goal.DEGRADE})
+    uses: ClassVar[frozenset[Capability]] = frozenset({Capability.INPUT_GRADIENTS, Capability.LABELS})
 
     def resolve(self, setting: Setting) -> Self:
         """Check that the method knows what is short in the budget's norm."""

@@ -13,7 +13,7 @@ from advbench.methods import Context, Setting
 from advbench.methods.geometry import dual, lengths
 from advbench.targets import ModuleTarget
 from advbench.threat import THREATS, Budget
-from advbench.types import Goal, Norm
+from advbench.types import Capability, Goal, Norm
 
 NORMS = {"deepfool": [Norm.L2, Norm.LINF], "carlini-wagner": [Norm.L2], "ddn": [Norm.L2], "fmn": list(Norm)}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -264,6 +264,11 @@ def test_what_fools_in_one_rounding_fools_in_the_one_that_scores(
         monkeypatch.setattr("advbench.methods.gradient.OVERSHOOTS", ())
         short = perturb(target, attack, norm, images, **options)
         assert (target.labels(short) == target.labels(images)).any(), "there was nothing to mend"
+
+
+@pytest.mark.parametrize("attack", NORMS)
+def test_labels_are_asked_for_at_the_end_also_where_the_true_class_is_told(attack: str) -> None:
+    assert Capability.LABELS in build_method(attack, {"label": "true"}).needs(Goal.DEGRADE).perturb
 
 
 @pytest.mark.parametrize("kappa", [0.0, 5.0])
