@@ -22,7 +22,7 @@ from advbench.kept import kept_folder
 from advbench.methods import Context, Perturber, TrainingImages, Transfer
 from advbench.progress import Progress
 from advbench.results import CellRecord, Flag, Metrics, ResultStore, environment
-from advbench.seeding import derive_seed
+from advbench.seeding import derive_seed, seeded_everywhere
 from advbench.targets import Classifier, ClassifierSpec, make_classifier
 from advbench.tensors import Images, Rows
 from advbench.types import Status
@@ -258,7 +258,8 @@ def _fit(prepared: Prepared, progress: Progress, work: Path) -> tuple[Perturber,
     own_labels = torch.cat([train.fit.labels, train.validation.labels])
     ledger = QueryLedger(len(own_labels), max_total=None if limit is None else limit // fabric.world_size)
     access = fit_access(prepared.target, prepared.threat, ledger, own_labels)
-    perturber = prepared.method.fit(access, train, context_of(prepared, progress, work))
+    with seeded_everywhere(prepared.request.seed, "fit"):
+        perturber = prepared.method.fit(access, train, context_of(prepared, progress, work))
     if fabric.world_size > 1:
         counts = torch.stack([ledger.queries, ledger.gradients]).to(fabric.device)
         ledger.queries, ledger.gradients = cast(torch.Tensor, fabric.all_reduce(counts, reduce_op="sum")).cpu()
@@ -282,6 +283,7 @@ def _evaluate(
             budget=request.budget,
             goal=request.goal,
             batch_size=request.batch_size,
+            seed=request.seed,
             clean_answers=look.answers,
             advance=task.advance,
         )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from advbench.metrics import log_odds
 from advbench.results import Flag
 from advbench.targets import Target
 from advbench.tensors import Images, Rows, Scores
@@ -17,45 +18,58 @@ __all__ = ["PROBED_IMAGES", "flags_that_concern", "loss_flags", "target_flags"]
 PROBED_IMAGES = 32
 """How many clean images the target is looked at with: a handful, because every target is."""
 
+FEW = 4
+"""How many of them are put through it once more, without the others."""
+
+ROUNDING = 1e-3
+"""Relative to the largest score: by how much an image's scores may hang on its batch."""
+
 ZERO_SHARE = 0.1
 """Of images without a gradient: more than these are no accident."""
 
 SATURATED = 1e-6
 """The cross-entropy's gradient over that of the margin, below which float32's rounding of the softmax decides it."""
 
-_LOOKS = frozenset({Capability.SCORES, Capability.INPUT_GRADIENTS, Capability.WEIGHTS})
-_DIFFERENTIATES = frozenset({Capability.INPUT_GRADIENTS, Capability.WEIGHTS})
-_CONCERNED = {
-    "probabilities": _LOOKS,
-    "zero-gradients": _DIFFERENTIATES,
-    "nan-gradients": _DIFFERENTIATES,
-    "vanishing-gradients": _DIFFERENTIATES,
-}
-"""What a method has to use for a flag on the target to matter to it; a flag that is not here matters to all."""
+EXTREME = 100.0
+"""Log-odds that stand for everything beyond them: there the stored softmax has been rounded to zero."""
+
+_ON_GRADIENTS = frozenset({"zero-gradients", "nan-gradients", "vanishing-gradients"})
+"""Flags on the target that matter to methods that differentiate it; the others matter to all."""
 
 
 def target_flags(target: Target, images: Images) -> list[Flag]:
-    """Look at a target with a few clean images: three passes, and two gradients where it has any.
+    """Look at a target with a few clean images: a few passes, and two gradients where it has any.
 
     Args:
         target: To be looked at, by the harness itself: no method's ledger is charged.
         images: ``(batch, 3, height, width)``.
     """
     if Capability.SCORES not in target.offers:
-        changed = (target.labels(images) != target.labels(images)).float().mean().item()
-        return [Flag(name="randomised-target", found=_share(changed, "labels differ between two passes"))] * (
-            changed > 0
-        )
+        return _label_flags(target, images)
     found = []
     first, second = target.scores(images), target.scores(images)
+    apart = float((first[:FEW] - target.scores(images[:FEW])).abs().max())
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
         largest = float((first - second).abs().max())
         found.append(Flag(name="randomised-target", found=f"scores differ by up to {largest:.3g} between two passes"))
+    elif apart > ROUNDING * float(first.abs().max()):
+        told = f"scores differ by up to {apart:.3g} between a batch of {FEW} and of {len(images)}"
+        found.append(Flag(name="batch-dependent-target", found=told))
     if first.min() >= 0 and torch.allclose(first.sum(dim=1), torch.ones(len(first)), atol=1e-3):
         found.append(Flag(name="probabilities", found=f"{len(first)} of {len(first)} answers sum to 1, none negative"))
     if Capability.INPUT_GRADIENTS in target.offers:
         found += _gradient_flags(target, images)
     return found
+
+
+def _label_flags(target: Target, images: Images) -> list[Flag]:
+    first, second = target.labels(images), target.labels(images)
+    apart = (first[:FEW] != target.labels(images[:FEW])).float().mean().item()
+    changed = (first != second).float().mean().item()
+    if changed:
+        return [Flag(name="randomised-target", found=_share(changed, "labels differ between two passes"))]
+    told = _share(apart, f"labels differ between a batch of {FEW} and of {len(images)}")
+    return [Flag(name="batch-dependent-target", found=told)] if apart else []
 
 
 def _gradient_flags(target: Target, images: Images) -> list[Flag]:
@@ -91,8 +105,8 @@ def _share(share: float, what: str) -> str:
 
 def flags_that_concern(flags: list[Flag], needs: Needs) -> list[Flag]:
     """Of a target's flags, those that matter to a method: masked gradients do not to one that uses none."""
-    used = needs.fit | needs.perturb
-    return [flag for flag in flags if flag.name not in _CONCERNED or used & _CONCERNED[flag.name]]
+    differentiates = (needs.fit | needs.perturb) & {Capability.INPUT_GRADIENTS, Capability.WEIGHTS}
+    return [flag for flag in flags if differentiates or flag.name not in _ON_GRADIENTS]
 
 
 def loss_flags(samples: pa.Table, goal: Goal, *, only_changed: bool = False) -> list[Flag]:
@@ -112,16 +126,20 @@ def loss_flags(samples: pa.Table, goal: Goal, *, only_changed: bool = False) -> 
         open_to_do = open_to_do & (samples["linf"].to_numpy() > 0)
     if not open_to_do.any():
         return []
-    before, after = (_truth(samples, f"{version}_scores", labels)[open_to_do] for version in ("clean", "raw"))
+    before, after = (_odds(samples, f"{version}_scores", labels)[open_to_do] for version in ("clean", "raw"))
     moved = after < before if goal is Goal.DEGRADE else after > before
     if moved.mean() > 0.5:
         return []
     verb = "rose" if goal is Goal.DEGRADE else "fell"
-    return [Flag(name="loss-does-not-rise", found=f"the loss {verb} for {moved.mean():.0%} of {len(moved)} images")]
+    found = f"the loss {verb} for {moved.mean():.0%} of {len(moved)} images"
+    untold = (before == after) & (np.abs(before) > EXTREME)
+    if untold.any():
+        found += f", and is too extreme to tell for {untold.mean():.0%}"
+    return [Flag(name="loss-does-not-rise", found=found)]
 
 
-def _truth(samples: pa.Table, column: str, labels: np.ndarray) -> np.ndarray:
-    """The true class's probability, whose logarithm, negated, is the loss."""
+def _odds(samples: pa.Table, column: str, labels: np.ndarray) -> np.ndarray:
+    """The true class's log-odds: they fall as the loss rises, and tell it where float32 would round it to zero."""
     scores = samples[column].combine_chunks().flatten().to_numpy().reshape(len(labels), -1)
-    truth: np.ndarray = scores[np.arange(len(labels)), labels]
+    truth: np.ndarray = log_odds(scores)[np.arange(len(labels)), labels]
     return truth

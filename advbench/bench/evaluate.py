@@ -14,6 +14,7 @@ from torch import Tensor
 from advbench.datasets import LabelledImages
 from advbench.errors import InvalidData, InvalidPerturbation
 from advbench.metrics import Proportion, perturbation_sizes, proportion, structural_similarity, to_uint8
+from advbench.seeding import seeded_everywhere
 from advbench.targets import Target
 from advbench.tensors import Images, Labels, Rows
 from advbench.threat import Budget
@@ -122,14 +123,15 @@ def accuracy(target: Target, images: LabelledImages, batch_size: int = 256) -> P
 
 
 def clean_answers(target: Target, images: LabelledImages, batch_size: int) -> Answers:
-    """Ask the target about the images as they are, in float32.
+    """Ask the target about the images as they are, in float32; one that answers at random, always alike.
 
     Raises:
         InvalidData: The target gave answers from which no class can be read.
     """
-    pieces = [
-        dict(_answers(target, "clean", images.images(rows))) for rows in torch.arange(len(images)).split(batch_size)
-    ]
+    with seeded_everywhere(0, "clean answers"):
+        pieces = [
+            dict(_answers(target, "clean", images.images(rows))) for rows in torch.arange(len(images)).split(batch_size)
+        ]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
@@ -141,6 +143,7 @@ def evaluate(
     budget: Budget,
     goal: Goal,
     batch_size: int,
+    seed: int,
     clean_answers: Answers,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
@@ -153,6 +156,7 @@ def evaluate(
         budget: Checked on every image.
         goal: Decides which examples are kept.
         batch_size: Images at a time.
+        seed: Of what a target draws that answers at random.
         clean_answers: The target's answers on the images as they are.
         advance: Told how many images are done.
 
@@ -167,14 +171,16 @@ def evaluate(
     kept = []
     for rows in torch.arange(len(images)).split(batch_size):
         clean = images.images(rows)
-        started = time.perf_counter()
-        perturbed = perturb(clean.clone(), rows).detach()
-        seconds += time.perf_counter() - started
+        with seeded_everywhere(seed, "perturbing", int(rows[0])):
+            started = time.perf_counter()
+            perturbed = perturb(clean.clone(), rows).detach()
+            seconds += time.perf_counter() - started
         check_perturbed(perturbed, clean, budget)
         before = {name: values[rows] for name, values in clean_answers.items()}
-        after = dict(_answers(target, "raw", perturbed))
-        valid = dict(_answers(target, "valid", perturbed.clamp(0, 1)))
-        rounded = dict(_answers(target, "uint8", to_uint8(perturbed)))
+        with seeded_everywhere(seed, "checking", int(rows[0])):
+            after = dict(_answers(target, "raw", perturbed))
+            valid = dict(_answers(target, "valid", perturbed.clamp(0, 1)))
+            rounded = dict(_answers(target, "uint8", to_uint8(perturbed)))
         sizes = vars(perturbation_sizes(clean, perturbed))
         ssim = structural_similarity(clean, perturbed.clamp(0, 1))
         for name, values in (before | after | valid | rounded | sizes | {"ssim": ssim}).items():

@@ -83,6 +83,7 @@ def verify_result(record: CellRecord, store: ResultStore, progress: Progress) ->
             budget=record.spec.budget,
             goal=record.spec.goal,
             batch_size=prepared.request.batch_size,
+            seed=record.spec.seed,
             clean_answers=clean_answers(prepared.target, images, prepared.request.batch_size),
             advance=task.advance,
         ).samples

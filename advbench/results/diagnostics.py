@@ -40,10 +40,17 @@ DIAGNOSTICS: Mapping[str, Diagnostic] = MappingProxyType(
             "average over several seeds, and attack the expected answer (--eot, where the method has it)",
             "cell",
         ),
+        "batch-dependent-target": Diagnostic(
+            "D",
+            "the target answers an image otherwise in other company, as batch norm does that takes its statistics from "
+            "the batch: attacks and their check see different targets, and the figure hangs on --batch",
+            "put batch norm in evaluation mode with running statistics, or say with each figure what --batch was",
+            "cell",
+        ),
         "probabilities": Diagnostic(
             "P",
-            "the target gives probabilities, not logits: losses on them are flat where it is sure, and attacks look "
-            "weaker than they are",
+            "the target gives probabilities, not logits: losses on them are flat where it is sure, attacks look weaker "
+            "than they are, and mAP is of the softmax of a softmax",
             "remove the target's last softmax",
             "cell",
         ),

@@ -36,6 +36,14 @@ class Randomised(Linear):
         scores = super().forward(images)
         return scores + 0.3 * torch.randn_like(scores)
 
+class Company(Linear):
+    def forward(self, images):
+        return super().forward(images - images.mean(0, keepdim=True))
+
+def by_company(classes):
+    network = Company(classes)
+    return FunctionTarget(lambda images: network(images).argmax(1), classes, "labels")
+
 class Softmax(Linear):
     def forward(self, images):
         return super().forward(images).softmax(1)
@@ -47,6 +55,10 @@ class Rooted(Linear):
 class Saturated(Linear):
     def forward(self, images):
         return 150 * super().forward(images)
+
+class Confident(Linear):
+    def forward(self, images):
+        return 1000 * super().forward(images)
 
 class Overflowing(Linear):
     def forward(self, images):
@@ -95,7 +107,10 @@ def test_a_sound_run_has_no_flag(run: Callable[..., dict[str, Any]], attack: str
         ("Rounded", "square", set()),  # masked gradients are nothing to one that uses none
         ("Randomised", "noise", {"randomised-target"}),
         ("wavering", "noise", {"randomised-target"}),
+        ("Company", "noise", {"batch-dependent-target"}),
+        ("by_company", "noise", {"batch-dependent-target"}),
         ("Softmax", "fgsm", {"probabilities"}),
+        ("Softmax", "noise", {"probabilities"}),  # its mAP is of the softmax of a softmax
         ("Saturated", "fgsm", {"vanishing-gradients"}),
         ("Overflowing", "fgsm", {"vanishing-gradients", "loss-does-not-rise"}),  # zero, but not of the logits
         ("Rooted", "fgsm", {"nan-gradients", "loss-does-not-rise"}),
@@ -121,6 +136,13 @@ def test_an_enhancer_whose_loss_does_not_fall_is_flagged(run: Callable[..., dict
     assert names(run("Linear", "fgsm", "--goal", "enhance", "--true-labels", "--label", "true")) == set()
 
 
+def test_a_loss_that_rises_out_of_sight_of_float32_has_risen(run: Callable[..., dict[str, Any]]) -> None:
+    """Margins are over 17 and under 100: the stored softmax is 1 before and after, and the other classes tell."""
+    record = run("Confident", "apgd-dlr", "--steps", "5", "--epsilon", "0.0001", "--limit", "100")
+    assert record["metrics"]["valid_accuracy"] == record["clean_accuracy"] > 0, "this budget is to turn nothing"
+    assert "loss-does-not-rise" not in names(record)
+
+
 def test_a_robust_target_is_no_failure_of_autoattack(run: Callable[..., dict[str, Any]]) -> None:
     quick = ("--epsilon", "0.0001", "--steps", "5", "--queries", "10", "--targets", "2")
     record = run("Linear", "autoattack", *quick)
@@ -136,7 +158,7 @@ def test_one_look_at_a_target_costs_few_queries_and_is_no_methods() -> None:
         return images.mean((2, 3))
 
     assert target_flags(FunctionTarget(count, 3, "scores"), torch.rand(32, 3, 4, 4)) == []
-    assert asked == [32, 32]
+    assert asked == [32, 32, 4]
 
 
 def test_the_trained_target_that_the_other_tests_attack_is_sound(target: ModuleTarget, digits: Any) -> None:

@@ -95,7 +95,7 @@ BRIGHTNESS = ModuleTarget(Brightness(), 2)
 def measured(perturb: Callable[[Images, Rows], Images], target: Target = BRIGHTNESS, **changes: Any) -> Any:
     """Columns of the harness's own evaluation, on four grey images of which the last is labelled wrongly."""
     images = images_of(torch.tensor([0.2, 0.4, 0.6, 0.8]).view(4, 1, 1, 1).expand(4, 3, 8, 8), [0, 0, 1, 0])
-    given: dict[str, Any] = {"budget": UNBOUNDED, "goal": Goal.DEGRADE, "batch_size": 3} | changes
+    given: dict[str, Any] = {"budget": UNBOUNDED, "goal": Goal.DEGRADE, "batch_size": 3, "seed": 0} | changes
     answers = clean_answers(target, images, given["batch_size"])
     return evaluate(target, images, perturb, clean_answers=answers, **given).samples.to_pydict()
 
@@ -299,7 +299,7 @@ class TestMeasures:
         target = ModuleTarget(Edge(), 2)
         found = evaluate(
             target, images, lambda clean, rows: clean + 0.45 / 255,
-            budget=budget, goal=Goal.DEGRADE, batch_size=2, clean_answers=clean_answers(target, images, 2),
+            budget=budget, goal=Goal.DEGRADE, batch_size=2, seed=0, clean_answers=clean_answers(target, images, 2),
         ).samples.to_pydict()  # fmt: skip
         assert found["clean_prediction"] == [0, 0]
         assert found["valid_prediction"] == [1, 1]

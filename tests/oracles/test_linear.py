@@ -137,6 +137,17 @@ class TestMetrics:
     def test_no_samples_have_no_share(self) -> None:
         assert np.isnan(proportion(np.zeros(0, dtype=bool)).value)
 
+    def test_mean_average_precision_does_not_hang_on_how_sure_the_target_is(self) -> None:
+        """Between two classes, scaled logits rank as they did, though float32 rounds most of their softmax to 1."""
+        torch.manual_seed(0)
+        margins, labels = torch.randn(200), torch.randint(0, 2, (200,))
+        logits = torch.stack([margins + labels, torch.zeros(200)], dim=1)
+        plain, sure = (
+            mean_average_precision((scale * logits).softmax(dim=1).numpy(), 1 - labels.numpy()) for scale in (1, 20)
+        )
+        assert ((20 * logits).softmax(dim=1) == 1).float().mean() > 0.3
+        assert_allclose(sure, plain, rtol=1e-12)
+
     def test_mean_average_precision_by_hand(self) -> None:
         # Class 0 ranks its two samples 1st and 3rd: (1/1 + 2/3) / 2; class 1 its one first: 1. Class 2 is absent.
         probabilities = np.array([[0.9, 0.1, 0.0], [0.5, 0.4, 0.1], [0.7, 0.3, 0.0]], dtype=np.float32)

@@ -157,6 +157,7 @@ class GeneratorMethod(Method):
         generator = self._generator(Classifier(network, normaliser(normalisation)), context)
         generator.load_state_dict(dict(state))
         generator.eval().requires_grad_(False).to(context.runtime.torch_device)
+        generator.to(memory_format=torch.channels_last)  # as it was fitted: another format rounds otherwise
         return FittedGenerator(self, generator, (), (), 0)
 
     def _classifier(
