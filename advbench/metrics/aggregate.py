@@ -51,7 +51,8 @@ def log_odds(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     without = exact.copy()
     np.put_along_axis(without, best, 0.0, axis=1)
     np.put_along_axis(others, best, without.sum(axis=1, keepdims=True), axis=1)
-    return np.log(np.maximum(exact, LEAST)) - np.log(np.maximum(others, LEAST))
+    odds: NDArray[np.float64] = np.log(np.maximum(exact, LEAST)) - np.log(np.maximum(others, LEAST))
+    return odds
 
 
 def mean_average_precision(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
