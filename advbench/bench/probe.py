@@ -56,10 +56,10 @@ def check_encoder(record: CellRecord) -> None:
 def linear_probe(record: CellRecord, progress: Progress, workshop: Workshop | None = None) -> LinearProbe:
     """Fit a logistic regression to the features of a result's encoder, as it was before the method trained it.
 
-    An encoder that starts from scratch is another one, drawn alike. It sees the very images and labels that the method was
-    fitted on, at the size that the generator gives the encoder; features are means over the feature map's positions. A
-    perturbation that raises a target's accuracy no higher than this has shown no more than that the encoder knows the
-    classes.
+    An encoder that starts from scratch is another one, drawn alike. It sees the very images and labels that the method
+    was fitted on, at the size that the generator gives the encoder; features are means over the feature map's
+    positions. A perturbation that raises a target's accuracy no higher than this has shown no more than that the
+    encoder knows the classes.
 
     Args:
         record: Of a method with a generator.
