@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from advbench.errors import AccessDenied, BudgetSpent, InvalidConfig
+from advbench.errors import AccessDenied, BudgetSpent, InvalidConfig, InvalidPerturbation
 from advbench.targets import JacobianAnswer, PullbackAnswer, Target
 from advbench.tensors import Images, Labels, Rows, SampleLoss, SampleLosses, Scores
 from advbench.threat import ThreatModel
@@ -224,7 +224,15 @@ class Access:
 
         Args:
             classes: ``(batch,)``.
+
+        Raises:
+            InvalidPerturbation: There are no such classes, or not one for each sample.
         """
+        if classes.shape != self.rows.shape or bool(((classes < 0) | (classes >= self.num_classes)).any()):
+            raise InvalidPerturbation(
+                f"expected the class that each of {len(self.rows)} samples is to reach, from 0 to "
+                f"{self.num_classes - 1}, got {classes.tolist()}"
+            )
         self._sought[self.rows] = classes.cpu()
 
     def spent(self) -> Tensor:

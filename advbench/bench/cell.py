@@ -22,7 +22,7 @@ from advbench.kept import kept_folder
 from advbench.methods import Context, Perturber, TrainingImages, Transfer
 from advbench.progress import Progress
 from advbench.results import CellRecord, Flag, Metrics, ResultStore, environment
-from advbench.seeding import derive_seed, seeded_everywhere
+from advbench.seeding import seeded_everywhere
 from advbench.targets import Classifier, ClassifierSpec, make_classifier
 from advbench.tensors import Images, Rows
 from advbench.types import Status
@@ -169,9 +169,7 @@ def context_of(prepared: Prepared, progress: Progress, work: Path | None) -> Con
 
     def train_classifier(spec: ClassifierSpec) -> Classifier:
         if spec.architecture == request.target.architecture:
-            # Trained alike, it would be the target itself, weight for weight.
-            own = spec.training.model_copy(update={"seed": derive_seed(spec.training.seed, "surrogate")})
-            spec = spec.model_copy(update={"training": own})
+            spec = spec.apart("surrogate")  # trained alike, it would be the target itself, weight for weight
         own_images = replace(prepared.dataset, fit=prepared.fit)  # the attacker's, where --fit-images gives fewer
         made = make_classifier(spec, own_images, request.runtime, progress, role="surrogate")
         if not isinstance(made, Classifier):

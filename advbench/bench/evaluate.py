@@ -42,8 +42,10 @@ def check_perturbed(perturbed: Images, images: Images, budget: Budget) -> None:
     """Refuse what is not a batch of images, or lies outside the budget.
 
     Raises:
-        InvalidPerturbation: Wrong shape or type, not finite, or too far from the clean images.
+        InvalidPerturbation: No tensor, of wrong shape or type, not finite, or too far from the clean images.
     """
+    if not isinstance(perturbed, Tensor):
+        raise InvalidPerturbation(f"expected a tensor of perturbed images, got {type(perturbed).__name__}")
     if perturbed.shape != images.shape or perturbed.dtype != images.dtype:
         raise InvalidPerturbation(
             f"expected images of shape {tuple(images.shape)} and type {images.dtype}, "
@@ -173,9 +175,10 @@ def evaluate(
         clean = images.images(rows)
         with seeded_everywhere(seed, "perturbing", int(rows[0])):
             started = time.perf_counter()
-            perturbed = perturb(clean.clone(), rows).detach()
+            perturbed = perturb(clean.clone(), rows)
             seconds += time.perf_counter() - started
         check_perturbed(perturbed, clean, budget)
+        perturbed = perturbed.detach()
         before = {name: values[rows] for name, values in clean_answers.items()}
         with seeded_everywhere(seed, "checking", int(rows[0])):
             after = dict(_answers(target, "raw", perturbed))

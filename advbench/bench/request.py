@@ -158,7 +158,12 @@ class Prepared:
 
 
 def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progress: Progress) -> Target:
-    """Make the target on its device, from the cache where it was made before."""
+    """Make the target on its device, from the cache where it was made before.
+
+    Raises:
+        InvalidConfig: It does not fit the dataset.
+        InvalidWeights: Its first weights are missing or do not fit.
+    """
     made = make_classifier(spec, dataset, runtime, progress, role="target")
     target = made if isinstance(made, Target) else ModuleTarget(
         made, len(dataset.classes), spec.architecture, spec.architecture, runtime.inference_dtype,
@@ -167,6 +172,11 @@ def make_target(spec: ClassifierSpec, dataset: Dataset, runtime: Runtime, progre
     if spec.is_own:  # equal weights in another function are another target
         network = target.module() if isinstance(target, ModuleTarget) else None
         target.fingerprint = digest([target.fingerprint, own_digest(spec.architecture, network)])
+    if target.num_classes != len(dataset.classes):
+        raise InvalidConfig(
+            f"target '{spec.architecture}' knows {target.num_classes} classes, and the dataset has "
+            f"{len(dataset.classes)}: build it with the number that its factory is given"
+        )
     return target.to(runtime.torch_device)
 
 

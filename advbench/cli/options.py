@@ -89,7 +89,11 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def training_of(given: dict[str, Any]) -> "ClassifierSpec":
-    """The target's specification from the command line's values."""
+    """The target's specification from the command line's values.
+
+    Raises:
+        InvalidConfig: A target that is not trained is told how to be.
+    """
     from advbench.targets import ClassifierSpec, Normalisation, Training, imagenet_normalisation
 
     architecture, init = given["target"], given["init"]
@@ -97,7 +101,18 @@ def training_of(given: dict[str, Any]) -> "ClassifierSpec":
     epochs = given["target_epochs"]
     if epochs is None:
         epochs = 0 if own or init not in ("scratch", "imagenet") else 20
-    usual: Normalisation = "imagenet" if given["dataset"].startswith("image") else "none"
+    if not epochs and given["target_images"] is not None:
+        raise InvalidConfig(
+            f"{architecture} is not trained here, on no images: leave out --target-images, or give --target-epochs",
+            option="target-images",
+        )
+    if own and not epochs and given["target_normalisation"] is not None:
+        raise InvalidConfig(
+            f"{architecture} is taken as its factory gives it: normalise in its forward, and leave out "
+            "--target-normalisation, or give --target-epochs",
+            option="target-normalisation",
+        )
+    usual: Normalisation = "imagenet" if given["dataset"].startswith("image") and (epochs or not own) else "none"
     if init == "imagenet":
         usual = imagenet_normalisation(architecture)
     normalisation = given["target_normalisation"] or usual

@@ -13,7 +13,6 @@ from advbench.errors import InvalidConfig
 from advbench.files import digest_state
 from advbench.methods.base import Context, Method, Perturber, Setting, TrainingImages
 from advbench.methods.imitation import Substitution
-from advbench.seeding import derive_seed
 from advbench.targets import (
     Classifier,
     ClassifierSpec,
@@ -68,12 +67,8 @@ class Transfer(Method):
         """The surrogates; a substitute of the target's architecture never starts from the target's first weights."""
         if self.learns == "truth":
             return self.surrogates
-        apart = []
-        for spec in self.surrogates:
-            own = spec.training.model_copy(update={"seed": derive_seed(spec.training.seed, "substitute")})
-            is_alike = spec.architecture == setting.target_architecture
-            apart.append(spec.model_copy(update={"training": own}) if is_alike else spec)
-        return tuple(apart)
+        alike = setting.target_architecture
+        return tuple(spec.apart("substitute") if spec.architecture == alike else spec for spec in self.surrogates)
 
     def needs(self, goal: Goal) -> Needs:
         """What no surrogate can tell: true labels where they are wanted, and the answers that substitutes learn."""

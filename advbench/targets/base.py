@@ -29,6 +29,9 @@ __all__ = [
     "hold",
 ]
 
+UNKNOWN = "unknown"
+"""The architecture of a target that does not say it."""
+
 CHUNK_PIXELS = 256 * 3 * 96 * 96
 """Input values in one forward pass: bounds memory whatever batch is asked for."""
 
@@ -201,6 +204,15 @@ def hold(images: Images, device: torch.device, scored: Callable[[Images], Scores
     return PullbackAnswer(torch.cat(logits).detach().to(images.device), pull)
 
 
+def _logits(answer: object) -> Tensor:
+    if not isinstance(answer, Tensor):
+        raise InvalidData(
+            f"the target's network gave {type(answer).__name__}: expected its logits alone, a tensor (batch, classes); "
+            "take them out in its forward"
+        )
+    return answer
+
+
 class ModuleTarget(Target):
     """A classifier that is a torch module.
 
@@ -212,7 +224,8 @@ class ModuleTarget(Target):
         module: Maps [0, 1] images to logits.
         num_classes: How many classes it scores.
         name: For people.
-        architecture: What a known-structure threat model reveals.
+        architecture: What a known-structure threat model reveals: a name of which others can build the network. Left
+            out, such threat models do not fit.
         fast_dtype: The fast form's precision.
         folds: Whether the fast form folds batch norms, which changes logits by rounding alone: for torchvision's and
             timm's networks. Of code that nobody knows it might lose randomness, or gradients of its own.
@@ -223,7 +236,7 @@ class ModuleTarget(Target):
         module: nn.Module,
         num_classes: int,
         name: str = "module",
-        architecture: str = "unknown",
+        architecture: str = UNKNOWN,
         fast_dtype: torch.dtype = torch.float32,
         *,
         folds: bool = False,
@@ -238,8 +251,8 @@ class ModuleTarget(Target):
 
     @property
     def offers(self) -> frozenset[Capability]:
-        """Everything."""
-        return ALL_CAPABILITIES
+        """Everything; its structure where it has a name."""
+        return ALL_CAPABILITIES if self.architecture != UNKNOWN else ALL_CAPABILITIES - {Capability.STRUCTURE}
 
     def labels(self, images: Images, *, fast: bool = False) -> Labels:
         """Predict classes."""
@@ -253,7 +266,7 @@ class ModuleTarget(Target):
         dtype = self.fast_dtype if fast else torch.float32
         with torch.inference_mode():
             pieces = [  # of copies, which the module may write to
-                module(piece.to(self._device, dtype, memory_format=torch.channels_last, copy=True))
+                _logits(module(piece.to(self._device, dtype, memory_format=torch.channels_last, copy=True)))
                 for piece in images.detach().split(chunk_size(images))
             ]
             answer = torch.cat(pieces).float()
@@ -317,10 +330,12 @@ class FunctionTarget(Target):
         outputs: Literal["labels", "scores"] = "labels",
         name: str = "function",
     ) -> None:
+        if not callable(function):
+            raise InvalidConfig(f"a function target needs a function of images, got {type(function).__name__}")
         if outputs not in ("labels", "scores"):
             raise InvalidConfig(f"a function target's outputs are 'labels' or 'scores', got '{outputs}'")
         self._function, self._outputs = function, outputs
-        self.name, self.architecture, self.num_classes = name, "unknown", num_classes
+        self.name, self.architecture, self.num_classes = name, UNKNOWN, num_classes
         self.fingerprint = digest(["function", name, num_classes, outputs])
 
     @property
@@ -345,7 +360,13 @@ class FunctionTarget(Target):
         if not len(images):
             return images.new_zeros(shape)
         with torch.no_grad():
-            answer = torch.as_tensor(self._function(images.detach().cpu().clone()))  # its own, to write to
+            given = self._function(images.detach().cpu().clone())  # its own, to write to
+        try:
+            answer = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidData(
+                f"target '{self.name}' returned {type(given).__name__}: expected a tensor of {self._outputs}"
+            ) from error
         if answer.shape != shape:
             raise InvalidData(
                 f"target '{self.name}' returned shape {tuple(answer.shape)} for {len(images)} images: "

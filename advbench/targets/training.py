@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,20 @@ from advbench.files import digest, digest_state, writing_folder
 from advbench.kept import kept_folder
 from advbench.progress import Progress
 from advbench.runtime import Precision, Runtime
-from advbench.seeding import seeded
+from advbench.seeding import derive_seed, seeded
 from advbench.targets.base import Classifier, Target
 from advbench.targets.fast import restore_batch_norms
 from advbench.targets.weights import imagenet_state, load_into, read_state, with_versions
-from advbench.targets.zoo import Normalisation, build_network, normaliser, own_digest, own_factory
+from advbench.targets.zoo import Normalisation, build_network, check_takes, normaliser, own_digest, own_factory
 
 __all__ = ["ClassifierSpec", "Training", "epoch_batches", "make_classifier", "untrained_classifier"]
 
 SUBSET_SEED = 0
 RECIPE = 1
 """Raise when training changes, so that no classifier of an older recipe is taken for a new one."""
+
+REDRAWN = "redrawn"
+"""First weights of a network of one's own that are not those that its factory gives it, which may be a target's."""
 
 
 class Training(BaseModel):
@@ -60,7 +63,8 @@ class ClassifierSpec(BaseModel):
 
     Args:
         architecture: A torchvision name, ``timm:NAME`` or ``module:factory``.
-        init: ``scratch`` (the paper's case A), ``imagenet`` (case B), or a local checkpoint.
+        init: ``scratch`` (the paper's case A; of one's own factory, what it gives), ``imagenet`` (case B), a local
+            checkpoint, or ``redrawn``: what one's own factory gives, with all weights drawn anew.
         normalisation: Put inside the classifier.
         training: How it is trained from there.
     """
@@ -76,6 +80,12 @@ class ClassifierSpec(BaseModel):
     def is_own(self) -> bool:
         """Whether it comes from one's own factory."""
         return ":" in self.architecture and not self.architecture.startswith("timm:")
+
+    def apart(self, purpose: str) -> Self:
+        """The same for an attacker who knows a target's architecture alone: it has none of the target's weights."""
+        own = self.training.model_copy(update={"seed": derive_seed(self.training.seed, purpose)})
+        init = REDRAWN if self.is_own and self.init == "scratch" else self.init
+        return self.model_copy(update={"training": own, "init": init})
 
 
 def epoch_batches(count: int, batch_size: int, generator: torch.Generator, processes: int = 1) -> Sequence[Tensor]:
@@ -135,7 +145,12 @@ def untrained_classifier(spec: ClassifierSpec, classes: int, image_size: int) ->
     if spec.is_own:
         with seeded(spec.training.seed, "classifier", "init"):
             own = own_factory(spec.architecture, classes)
-        has_head = _initialise_own(own, spec)
+            has_head = _initialise_own(own, spec, image_size)
+        if isinstance(own, Target) and spec.training.epochs:
+            raise InvalidConfig(
+                f"{spec.architecture} gives a finished target, which is not trained here: give it 0 epochs, or let it "
+                "give the torch module itself"
+            )
         if isinstance(own, Target) or not spec.training.epochs:
             return own, has_head
         network = own.network
@@ -146,14 +161,32 @@ def untrained_classifier(spec: ClassifierSpec, classes: int, image_size: int) ->
     return Classifier(network, normaliser(spec.normalisation)), has_head
 
 
-def _initialise_own(own: Classifier | Target, spec: ClassifierSpec) -> bool:
+def _initialise_own(own: Classifier | Target, spec: ClassifierSpec, image_size: int) -> bool:
     """Load the initial weights where there are any; say whether there is a head."""
+    if isinstance(own, Classifier):
+        check_takes(own.network, spec.architecture, image_size)
+        if spec.init == REDRAWN:
+            _redraw(own.network, spec.architecture)
+            return True
     if spec.init == "scratch":
         return True
     if isinstance(own, Target) or spec.init == "imagenet":
         what = "no torch module" if isinstance(own, Target) else "no torchvision architecture"
         raise InvalidConfig(f"{spec.architecture} is {what}: --init {spec.init} cannot be loaded into it; leave it out")
     return load_into(own.network, read_state(Path(spec.init)), source=spec.init)
+
+
+def _redraw(network: nn.Module, architecture: str) -> None:
+    """Draw all weights anew from torch's global generator."""
+    for module in network.modules():
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if reset is not None:
+            reset()
+        elif any(value is not None for value in module._parameters.values()):
+            raise InvalidConfig(
+                f"{architecture} cannot stand in for a target that it makes itself: its {type(module).__name__} has "
+                "parameters that would be the target's own; give it a method reset_parameters(), which draws them anew"
+            )
 
 
 def _initialise(network: nn.Module, spec: ClassifierSpec) -> bool:

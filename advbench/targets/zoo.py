@@ -19,6 +19,7 @@ __all__ = [
     "Normalisation",
     "build_network",
     "check_architecture",
+    "check_takes",
     "imagenet_normalisation",
     "known_architectures",
     "normaliser",
@@ -93,7 +94,7 @@ def build_network(architecture: str, num_classes: int, image_size: int) -> nn.Mo
             network = torchvision.models.get_model(architecture, **_arguments(architecture, num_classes, image_size))
         except ValueError as error:
             raise InvalidConfig(_misfit(architecture, image_size, error)) from error
-    _check_takes(network, architecture, image_size)
+    check_takes(network, architecture, image_size)
     return network
 
 
@@ -122,21 +123,25 @@ def _timm_network(name: str, num_classes: int) -> nn.Module:
     return network
 
 
-def _check_takes(network: nn.Module, architecture: str, image_size: int) -> None:
-    """Pass one blank image through, so that a size which does not fit is refused before any time is spent."""
+def check_takes(network: nn.Module, architecture: str, image_size: int) -> None:
+    """Pass two blank images through, so that a size which does not fit is refused before any time is spent.
+
+    Raises:
+        InvalidConfig: The network raised something.
+    """
     was_training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, ValueError, AssertionError) as error:
+            network.eval()(torch.zeros(2, 3, image_size, image_size))
+    except Exception as error:  # whatever a network of one's own may raise
         raise InvalidConfig(_misfit(architecture, image_size, error)) from error
     finally:
         network.train(was_training)
 
 
 def _misfit(architecture: str, image_size: int, error: Exception) -> str:
-    reason = str(error).splitlines()[0][:120]
-    return f"{architecture} cannot take {image_size} px images ({reason}); choose a larger --image-size, such as 224"
+    reason = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    return f"{architecture} cannot take {image_size} px images ({reason}); choose another --image-size, such as 224"
 
 
 def own_source(location: str) -> Path | None:
@@ -169,7 +174,7 @@ def own_factory(location: str, num_classes: int) -> Target | Classifier:
         num_classes: Passed to the factory.
 
     Raises:
-        InvalidConfig: It cannot be imported, or returns something else.
+        InvalidConfig: It cannot be imported, raises something, or returns something else.
     """
     module_name, _, attribute = location.partition(":")
     try:
@@ -177,7 +182,14 @@ def own_factory(location: str, num_classes: int) -> Target | Classifier:
     except Exception as error:  # whatever a module of one's own may raise
         said = f"{type(error).__name__}: {error}"
         raise InvalidConfig(f"cannot import target '{location}': {said}; expected module:factory") from error
-    made = factory(num_classes)
+    try:
+        made = factory(num_classes)
+    except Exception as error:  # whatever one's own code may raise
+        said = f"{type(error).__name__}: {error}"
+        raise InvalidConfig(
+            f"target '{location}' could not be made for {num_classes} classes: {said}; expected a function that takes "
+            "the number of classes and gives a torch.nn.Module or an advbench Target"
+        ) from error
     if isinstance(made, Target):
         return made
     if isinstance(made, nn.Module):

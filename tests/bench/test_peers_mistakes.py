@@ -100,6 +100,13 @@ def measured(perturb: Callable[[Images, Rows], Images], target: Target = BRIGHTN
     return evaluate(target, images, perturb, clean_answers=answers, **given).samples.to_pydict()
 
 
+class Several(Brightness):
+    """Gives more than logits."""
+
+    def forward(self, images: Images) -> Any:
+        return super().forward(images), images
+
+
 class Cheat(ImageMethod):
     """A method that misbehaves in the way that a test chooses."""
 
@@ -126,6 +133,8 @@ def cheat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Cell
     module.unknown = lambda classes: FunctionTarget(  # type: ignore[attr-defined]
         lambda images: torch.full((len(images),), -1), classes
     )
+    module.nothing = lambda classes: FunctionTarget(lambda images: None, classes)  # type: ignore[attr-defined,arg-type,return-value]
+    module.several = lambda classes: Several(classes)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "peers_mistakes", module)
 
     def run(act: Callable[[Images], Images], target: str = "brightness", **changes: Any) -> CellRecord:
@@ -199,7 +208,13 @@ class TestFailures:
         assert record.reason == "ZeroDivisionError: no step"
 
     @pytest.mark.parametrize(
-        ("target", "words"), [("nan", "10 of 10 clean images with scores that are NaN"), ("unknown", "no class")]
+        ("target", "words"),
+        [
+            ("nan", "10 of 10 clean images with scores that are NaN"),
+            ("unknown", "no class"),
+            ("nothing", "returned NoneType: expected a tensor of labels"),
+            ("several", "gave tuple: expected its logits alone"),
+        ],
     )
     def test_an_answer_that_names_no_class_is_neither_right_nor_wrong(
         self, target: str, words: str, cheat: Callable[..., CellRecord]
@@ -208,6 +223,11 @@ class TestFailures:
         record = cheat(lambda images: images, target)
         assert (record.status, record.metrics, record.clean_accuracy) == (Status.FAILED, None, None)
         assert words in (record.reason or "")
+
+    def test_no_images_at_all_are_refused(self, cheat: Callable[..., CellRecord]) -> None:
+        record = cheat(lambda images: None)
+        assert (record.status, record.metrics) == (Status.FAILED, None)
+        assert "expected a tensor of perturbed images, got NoneType" in (record.reason or "")
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf])
     def test_pixels_that_are_no_numbers_are_refused(self, value: float, cheat: Callable[..., CellRecord]) -> None:

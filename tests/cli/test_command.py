@@ -501,6 +501,12 @@ class TestRefusals:
         assert said.exit_code in (1, 2)
         assert "set/b/11.jpg" in said.stderr + said.stdout
 
+    @pytest.mark.parametrize("option", ["--target-images=100", "--target-normalisation=half"])
+    def test_training_options_of_what_is_not_trained(self, option: str) -> None:
+        name = option.partition("=")[0]
+        said = self.refused("run", "--attack", "noise", "--epsilon", "0.1", "--target", "somewhere:net", option)
+        assert f"leave out {name}, or give --target-epochs" in said
+
     def test_results_that_cannot_be_kept(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         assert "cannot write results to file" in self.run("--epsilon", "0.1", "--results", "file")

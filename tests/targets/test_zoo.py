@@ -23,6 +23,7 @@ from advbench.targets import (
     ClassifierSpec,
     FunctionTarget,
     ModuleTarget,
+    Target,
     Training,
     build_network,
     epoch_batches,
@@ -32,6 +33,7 @@ from advbench.targets import (
     make_classifier,
     normaliser,
     restore_batch_norms,
+    untrained_classifier,
     write_weights,
 )
 from advbench.targets.weights import with_versions
@@ -413,23 +415,76 @@ class TestTraining:
         with pytest.raises(InvalidConfig, match="no torchvision architecture"):
             make_target(own("images", init="imagenet"), digits, Runtime(device="cpu"), SILENT)
 
-    def test_own_factories(self, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("body", "epochs", "said"),
+        [
+            ("module", 0, None),
+            ("api", 0, None),
+            ("api", 1, "gives a finished target, which is not trained here: give it 0 epochs"),
+            ("wrong", 0, "returned int: expected a torch.nn.Module or an advbench Target"),
+            ("missing", 0, "cannot import target 'own_factories:missing'"),
+            ("broken", 0, "could not be made for 10 classes: KeyError: 'weights'"),
+            ("of_none", 0, "could not be made for 10 classes: TypeError"),
+            ("not_callable", 0, "a function target needs a function of images, got int"),
+            ("other_size", 0, "cannot take 32 px images"),
+            ("five_classes", 0, "knows 5 classes, and the dataset has 10"),
+        ],
+    )
+    def test_own_factories(
+        self, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, epochs: int, said: str | None
+    ) -> None:
         (tmp_path / "own_factories.py").write_text(
             "import torch\nfrom advbench.targets import FunctionTarget\n"
             "def module(classes):\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, classes))\n"
             "def api(classes):\n    return FunctionTarget(lambda x: x.mean((1, 2, 3)) * 0, classes)\n"
             "def wrong(classes):\n    return 3\n"
+            "def broken(classes):\n    return {}['weights']\n"
+            "def of_none():\n    return torch.nn.Flatten()\n"
+            "def not_callable(classes):\n    return FunctionTarget(3, classes)\n"
+            "def other_size(classes):\n"
+            "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(588, classes))\n"
+            "def five_classes(classes):\n    return FunctionTarget(lambda x: x.mean((1, 2, 3)) * 0, 5)\n"
         )
         monkeypatch.syspath_prepend(str(tmp_path))
-        runtime = Runtime(device="cpu")
+        spec = ClassifierSpec(architecture=f"own_factories:{body}", training=Training(epochs=epochs))
 
-        def make(name: str) -> object:
-            spec = ClassifierSpec(architecture=f"own_factories:{name}", training=Training(epochs=0))
-            return make_classifier(spec, digits, runtime, SILENT)
+        def make() -> object:
+            return make_target(spec, digits, Runtime(device="cpu"), SILENT)
 
-        assert isinstance(make("module"), torch.nn.Module)
-        assert isinstance(make("api"), FunctionTarget)
-        with pytest.raises(InvalidConfig, match="returned int"):
-            make("wrong")
-        with pytest.raises(InvalidConfig, match="cannot import"):
-            make("missing")
+        if said is None:
+            assert isinstance(make(), Target)
+        else:
+            with pytest.raises(InvalidConfig, match=said):
+                make()
+
+    def test_who_knows_the_architecture_alone_gets_none_of_a_factorys_weights(
+        self, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "with_weights.py").write_text(
+            "import torch\n"
+            "def net(classes):\n"
+            "    last = torch.nn.Linear(3072, classes), torch.nn.BatchNorm1d(classes)\n"
+            "    network = torch.nn.Sequential(torch.nn.Flatten(), *last)\n"
+            "    for value in network.state_dict().values():\n        value.fill_(7)\n"
+            "    return network\n"
+            "class Bare(torch.nn.Module):\n"
+            "    def __init__(self, classes):\n"
+            "        super().__init__()\n"
+            "        self.weight = torch.nn.Parameter(torch.ones(3072, classes))\n"
+            "    def forward(self, images):\n        return images.flatten(1) @ self.weight\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        spec = ClassifierSpec(architecture="with_weights:net", training=Training(epochs=0))
+        target, _ = untrained_classifier(spec, 10, 32)
+        known, _ = untrained_classifier(spec.apart("surrogate"), 10, 32)
+        again, _ = untrained_classifier(spec.apart("surrogate"), 10, 32)
+        assert isinstance(target, Classifier)
+        assert isinstance(known, Classifier)
+        assert isinstance(again, Classifier)
+        own, drawn, twice = (each.network.state_dict() for each in (target, known, again))
+        assert all((value == 7).all() for value in own.values())
+        assert not any((value == 7).all() for value in drawn.values())
+        assert all(torch.equal(drawn[name], twice[name]) for name in drawn)
+        bare = ClassifierSpec(architecture="with_weights:Bare", training=Training(epochs=0))
+        with pytest.raises(InvalidConfig, match="its Bare has parameters that would be the target's own"):
+            untrained_classifier(bare.apart("surrogate"), 10, 32)
