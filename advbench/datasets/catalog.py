@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from advbench.datasets.base import ArrayPixels, Dataset, LabelledImages, divide, held_out
-from advbench.datasets.folders import class_folders, draw_classes, read_folder, split_folders
+from advbench.datasets.folders import class_folders, draw_classes, read_folder, refuse_strangers, split_folders
 from advbench.errors import InvalidConfig, InvalidData
 from advbench.registry import DATASETS
 
@@ -205,6 +205,8 @@ def load_folders(spec: DatasetSpec, draw: int | None = None) -> Dataset:
     folders = class_folders(train_folder)
     if draw is not None:
         folders = draw_classes(folders, draw, spec.class_seed)
+    elif evaluation_folder is not None:
+        refuse_strangers(train_folder, evaluation_folder)
     classes = [folder.name for folder in folders]
     train = read_folder(train_folder, classes, size)
     if evaluation_folder is None:

@@ -17,9 +17,20 @@ from advbench.errors import InvalidConfig, InvalidData
 from advbench.files import digest
 from advbench.tensors import Rows
 
-__all__ = ["FilePixels", "class_folders", "draw_classes", "listing", "read_folder", "split_folders"]
+__all__ = [
+    "FilePixels",
+    "class_folders",
+    "draw_classes",
+    "listing",
+    "read_folder",
+    "refuse_strangers",
+    "split_folders",
+]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"})
+
+PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+"""What people call a dataset's parts, of which ``train``, ``val`` and ``test`` are looked for."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def class_folders(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         raise InvalidData(f"no folder {root}: expected one sub-folder of images for each class in it")
-    found = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = _sub_folders(root)
     if len(found) < 2:
         raise InvalidData(
             f"{root} holds {len(found)} class folders: a classifier needs at least two, each with image files in it"
@@ -77,12 +88,56 @@ def class_folders(root: Path) -> list[Path]:
     return found
 
 
+def _sub_folders(root: Path) -> list[Path]:
+    """By name, without those that are hidden."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def split_folders(root: Path) -> tuple[Path, Path | None]:
-    """Find the training folder and, where there is one, the evaluation folder (``val`` or ``test``) below ``root``."""
-    if not (root / "train").is_dir():
+    """Find the training folder and, where there is one, the evaluation folder (``val`` or ``test``) below ``root``.
+
+    Upper and lower case are alike. A ``train`` without folders in it is a class.
+
+    Raises:
+        InvalidData: There are folders of parts, or what may be such, under other names.
+    """
+    folders = _sub_folders(root) if root.is_dir() else []
+    named = {folder.name.lower(): folder for folder in folders}
+    advice = "name them train and val, each with one sub-folder of images for each class"
+    train, held_out = named.get("train"), named.get("val", named.get("test"))
+    if train is None or not _sub_folders(train):
+        if folders and named.keys() <= PARTS:
+            raise InvalidData(f"{root} holds {_listed(folders)}, which are no classes but parts of a dataset: {advice}")
         return root, None
-    held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    return root / "train", held_out
+    known = [named[part] for part in ("train", "val", "test") if part in named]
+    for folder in folders:
+        may_be_part = held_out is None or folder.name.lower() in PARTS
+        if folder not in known and may_be_part and _sub_folders(folder):
+            raise InvalidData(
+                f"{root} holds {_listed([*known, folder])}, and '{folder.name}' is no known part: {advice}; "
+                "move other folders elsewhere"
+            )
+    return train, held_out
+
+
+def refuse_strangers(train: Path, held_out: Path) -> None:
+    """Refuse an evaluation folder with classes that the training folder lacks.
+
+    Raises:
+        InvalidData: It has such.
+    """
+    known = {folder.name for folder in _sub_folders(train)}
+    strangers = [folder for folder in _sub_folders(held_out) if folder.name not in known]
+    if strangers:
+        raise InvalidData(
+            f"{held_out} holds classes that {train} lacks: {_listed(strangers)}; "
+            "put images of them there too, or take them out"
+        )
+
+
+def _listed(folders: Sequence[Path]) -> str:
+    names = [f"'{folder.name}'" for folder in folders]
+    return ", ".join(names if len(names) <= 6 else [*names[:6], f"and {len(names) - 6} more"])
 
 
 def draw_classes(folders: Sequence[Path], count: int, seed: int) -> list[Path]:

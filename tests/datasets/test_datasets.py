@@ -122,6 +122,53 @@ class TestFolders:
         assert loaded.evaluation.images(slice(0, 3)).shape == (3, 3, 32, 32)
         assert loaded.classes == ("class0", "class1", "class2")
 
+    @pytest.mark.parametrize("names", [("Train", "Val"), ("TRAIN", "TEST"), ("train", "val", "test")])
+    def test_parts_are_known_in_upper_and_lower_case(self, names: tuple[str, ...], tmp_path: Path) -> None:
+        for name, images in zip(names, (20, 4, 7), strict=False):
+            write_folder(tmp_path / name, images=images)
+        loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
+        assert loaded.classes == ("class0", "class1", "class2")
+        assert len(loaded.evaluation) == 12
+
+    @pytest.mark.parametrize(
+        ("names", "words"),
+        [
+            (("training", "validation"), "holds 'training', 'validation', which are no classes"),
+            (("Testing", "VALID"), "holds 'Testing', 'VALID', which are no classes"),
+            (("test", "val"), "holds 'test', 'val', which are no classes"),
+            (("train", "valid"), "holds 'train', 'valid', and 'valid' is no known part"),
+            (("train", "held-out"), "holds 'train', 'held-out', and 'held-out' is no known part"),
+            (("train", "Train", "val"), "and 'Train' is no known part"),
+            (("train", "test", "valid"), "holds 'train', 'test', 'valid', and 'valid' is no known part"),
+        ],
+    )
+    def test_parts_under_other_names_are_refused(self, names: tuple[str, ...], words: str, tmp_path: Path) -> None:
+        for name in names:
+            write_folder(tmp_path / name)
+        for dataset in ("imagefolder", "imagenet-2"):
+            with pytest.raises(InvalidData, match=f"{words}.*: name them train and val, each with one sub-folder"):
+                load_dataset(DatasetSpec(name=dataset, folder=tmp_path))
+
+    def test_a_fifth_of_train_is_evaluated_where_nothing_else_is_there(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "train", images=20)
+        (tmp_path / "documents").mkdir()
+        loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
+        assert len(loaded.evaluation) == 12
+
+    def test_a_class_may_be_called_train(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, classes=2, images=20)
+        (tmp_path / "class0").rename(tmp_path / "train")
+        loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
+        assert loaded.classes == ("class1", "train")
+
+    def test_classes_of_val_alone_are_refused_unless_they_are_drawn(self, tmp_path: Path) -> None:
+        write_folder(tmp_path / "train", classes=3, images=20)
+        write_folder(tmp_path / "val", classes=5, images=4)
+        with pytest.raises(InvalidData, match="val holds classes that .*train lacks: 'class3', 'class4'; put images"):
+            load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path))
+        drawn = load_dataset(DatasetSpec(name="imagenet-2", folder=tmp_path, image_size=16))
+        assert len(drawn.evaluation) == 8
+
     def test_one_folder_is_divided(self, tmp_path: Path) -> None:
         write_folder(tmp_path, images=40)
         loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
