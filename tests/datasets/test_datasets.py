@@ -1,5 +1,6 @@
 """Datasets: what is loaded, how it is divided, and what is refused."""
 
+import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from advbench.datasets import ArrayPixels, DatasetSpec, LabelledImages, load_dataset, stratified_order
 from advbench.datasets.base import held_out
@@ -174,6 +176,19 @@ class TestFolders:
         loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
         assert len(loaded.evaluation) == 24
         assert not set(loaded.fit.ids) & set(loaded.evaluation.ids)
+
+    def test_classes_are_numbered_as_torchvisions_are(self, tmp_path: Path) -> None:
+        """A model that was trained elsewhere scores them in that order."""
+        names = ["b", "A", "10", "9", "a-b", "a", "a b", "ä"]
+        write_folder(tmp_path, classes=len(names), images=10)
+        for number, name in enumerate(names):
+            (tmp_path / f"class{number}").rename(tmp_path / name)
+        loaded = load_dataset(DatasetSpec(name="imagefolder", folder=tmp_path, image_size=16))
+        theirs = ImageFolder(str(tmp_path))
+        assert list(loaded.classes) == theirs.classes
+        classes = {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:20]: label for path, label in theirs.samples}
+        for part in (loaded.fit, loaded.validation, loaded.evaluation):
+            assert [classes[own] for own in part.ids] == part.labels.tolist()
 
     def test_imagenet_n_draws_classes_by_seed(self, tmp_path: Path) -> None:
         write_folder(tmp_path / "train", classes=8, images=20)
