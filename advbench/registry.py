@@ -7,6 +7,7 @@ package adds an attack with, in its ``pyproject.toml``::
     my-attack = "my_package:MyAttack"
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,6 +31,7 @@ class Entry:
         presets: Parameters that this name fixes, for several names of one class.
         alias_of: The name that results are filed under, when this is another word for it.
         distribution: The package whose version decides what it does, where that is another library.
+        package: The package that registers it, where that is not advbench.
     """
 
     location: str
@@ -37,6 +39,7 @@ class Entry:
     presets: Mapping[str, Any] = field(default_factory=dict)
     alias_of: str | None = None
     distribution: str | None = None
+    package: str | None = None
 
 
 class Registry:
@@ -46,14 +49,20 @@ class Registry:
         kind: What the names are, for messages.
         group: The entry-point group through which other packages add names.
         table: The built-in names.
+        fault: ``module:function`` that says what is wrong with what another package adds, or None where nothing is.
         families: By prefix, functions that make what ``prefix:NAME`` stands for, given NAME: names that only another
             library knows, and is asked for.
     """
 
     def __init__(
-        self, kind: str, group: str, table: Mapping[str, Entry], families: Mapping[str, Entry] = MappingProxyType({})
+        self,
+        kind: str,
+        group: str,
+        table: Mapping[str, Entry],
+        fault: str,
+        families: Mapping[str, Entry] = MappingProxyType({}),
     ) -> None:
-        self._kind, self._group, self._table = kind, group, MappingProxyType(dict(table))
+        self._kind, self._group, self._table, self._fault = kind, group, MappingProxyType(dict(table)), fault
         self.families = MappingProxyType(dict(families))
 
     @cached_property
@@ -70,7 +79,8 @@ class Registry:
                     f"{self._kind} '{point.name}' is registered twice, here and by {point.value}; "
                     "uninstall or rename one of the two"
                 )
-            found[point.name] = Entry(point.value, f"from {point.value}")
+            package = point.dist.name if point.dist else point.value.partition(".")[0]
+            found[point.name] = Entry(point.value, f"from {point.value}", package=package)
         return MappingProxyType(dict(sorted(found.items())))
 
     def entry(self, name: str) -> Entry:
@@ -96,11 +106,31 @@ class Registry:
 
         Raises:
             UnknownName: Nothing is registered under it, or the library of its prefix does not have it.
+            InvalidConfig: Another package registers it, and it cannot be imported or is not what it has to be.
         """
-        module, _, attribute = self.entry(name).location.partition(":")
-        found = getattr(import_module(module), attribute)
+        entry = self.entry(name)
+        if entry.package is not None:
+            return self._foreign(name, entry)
+        found = _imported(entry.location)
         prefix, colon, rest = name.partition(":")
         return found(rest) if colon and prefix in self.families else found
+
+    def _foreign(self, name: str, entry: Entry) -> Any:
+        whose = f"{self._kind} '{name}' of package {entry.package}"
+        try:
+            found = _imported(entry.location)
+        except Exception as error:  # its own code runs here, and may raise anything
+            reason = f"cannot import {entry.location}: {type(error).__name__}: {error}"
+            raise InvalidConfig(f"{whose}: {reason}; mend the package, or uninstall it", option=self._kind) from error
+        fault = _imported(self._fault)(found)
+        if fault is not None:
+            raise InvalidConfig(f"{whose}: {entry.location} {fault}", option=self._kind)
+        return found
+
+
+def _imported(location: str) -> Any:
+    module, _, attribute = location.partition(":")
+    return functools.reduce(getattr, attribute.split("."), import_module(module))
 
 
 def _peer(module: str, distribution: str, library: str, example: str) -> Entry:
@@ -190,6 +220,7 @@ ATTACKS = Registry(
         "uap": Entry("advbench.methods.uap:UAP", "universal adversarial perturbation (Moosavi-Dezfooli et al. 2017)"),
         "vmi-fgsm": _momentum("momentum, with gradients tuned by those around (Wang, He 2021)", neighbours=20),
     },
+    "advbench.methods.foreign:fault_of",
     families={
         "adv-lib": _peer("adv_lib", "adv-lib", "adv-lib (optional)", "adv-lib:ddn"),
         "art": _peer("art", "adversarial-robustness-toolbox", "the Adversarial Robustness Toolbox", "art:HopSkipJump"),
@@ -217,4 +248,5 @@ DATASETS = Registry(
         "stl10": _dataset("load_stl10", "STL-10, 96 px, 10 classes; the labelled binary files suffice"),
         "svhn": _dataset("load_svhn", "Street View House Numbers, 32 px, 10 classes (torchvision)"),
     },
+    "advbench.datasets.foreign:fault_of",
 )

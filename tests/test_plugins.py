@@ -1,0 +1,97 @@
+"""What other packages add: a mistake in it is told in one line, before anything is spent."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from advbench.cli import main
+from advbench.errors import InvalidConfig
+from advbench.registry import ATTACKS, DATASETS
+
+METHOD = """
+from advbench.methods import ImageMethod, Method
+from advbench.threat import Needs
+from advbench.types import Goal
+
+class Still(ImageMethod):
+    def needs(self, goal):
+        return Needs()
+
+    def perturb(self, images, access, context):
+        return images
+"""
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a package of one module, of which nothing is left afterwards."""
+
+    def installed(source: str, group: str, **points: str) -> None:
+        folder = tmp_path / "site"
+        information = folder / "their_plugin-1.0.dist-info"
+        information.mkdir(parents=True)
+        (folder / "their_plugin.py").write_text(source)
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: their-plugin\nVersion: 1.0\n")
+        lines = [f"{name} = {value}" for name, value in points.items()]
+        (information / "entry_points.txt").write_text("\n".join([f"[advbench.{group}]", *lines, ""]))
+        registry = {"attacks": ATTACKS, "datasets": DATASETS}[group]
+        assert registry.entries  # known, so that the names without this package come back
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.delitem(vars(registry), "entries")
+
+    yield installed
+    sys.modules.pop("their_plugin", None)
+
+
+class TestEntryPoints:
+    @pytest.mark.parametrize(
+        ("location", "words"),
+        [
+            ("no_such_module:Still", "cannot import no_such_module:Still: ModuleNotFoundError: No module named"),
+            ("their_plugin:Stil", "cannot import their_plugin:Stil: AttributeError: module 'their_plugin' has no"),
+            ("their_plugin", "cannot import their_plugin: AttributeError"),
+            ("their_plugin:function", "their_plugin:function is of type function, expected a subclass of advbench's M"),
+            ("their_plugin:Goal", "their_plugin:Goal is the class Goal, expected a subclass of advbench's Method"),
+            ("their_plugin:Half", "their_plugin:Half lacks the method `needs`, which every"),
+            ("their_plugin:Method", "their_plugin:Method lacks the method `fit`, the method `needs`, the method"),
+        ],
+    )
+    def test_what_is_no_method_is_refused_and_the_others_work(
+        self, location: str, words: str, install: Install
+    ) -> None:
+        half = "\nclass Half(ImageMethod):\n    def perturb(self, images, access, context):\n        return images\n"
+        install(f"{METHOD}{half}\ndef function():\n    pass\n", "attacks", broken=location, still="their_plugin:Still")
+        with pytest.raises(InvalidConfig, match=f"attack 'broken' of package their-plugin: {words}"):
+            ATTACKS.load("broken")
+        assert ATTACKS.load("still").__name__ == "Still"
+        listed = CliRunner().invoke(main, ["list", "attacks"])
+        assert {"broken", "still", "fgsm"} <= {line.split()[0] for line in listed.stdout.splitlines()}
+        described = CliRunner().invoke(main, ["describe", "broken"])
+        assert described.exit_code == 2
+        assert described.stderr.startswith("error: attack 'broken' of package their-plugin: ")
+
+    def test_a_module_that_raises_is_named(self, install: Install) -> None:
+        install("raise RuntimeError('no licence')", "attacks", broken="their_plugin:Still")
+        with pytest.raises(InvalidConfig, match="cannot import their_plugin:Still: RuntimeError: no licence; mend"):
+            ATTACKS.load("broken")
+
+    def test_a_class_within_a_class_is_found(self, install: Install) -> None:
+        install(f"{METHOD}\nclass Outer:\n    Inner = Still\n", "attacks", inner="their_plugin:Outer.Inner")
+        assert ATTACKS.load("inner").__name__ == "Still"
+
+    @pytest.mark.parametrize(
+        ("location", "words"),
+        [
+            ("their_plugin:missing", "cannot import their_plugin:missing: AttributeError"),
+            ("their_plugin:number", "their_plugin:number is of type int, expected a function from a DatasetSpec to a"),
+        ],
+    )
+    def test_what_is_no_loader_is_refused(self, location: str, words: str, install: Install) -> None:
+        install("number = 3", "datasets", broken=location)
+        with pytest.raises(InvalidConfig, match=f"dataset 'broken' of package their-plugin: {words}"):
+            DATASETS.load("broken")
