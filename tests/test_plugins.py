@@ -9,6 +9,8 @@ from click.testing import CliRunner
 
 from advbench.cli import main
 from advbench.errors import InvalidConfig
+from advbench.methods import build_method
+from advbench.methods.adapters import OPTIONS
 from advbench.registry import ATTACKS, DATASETS
 
 METHOD = """
@@ -83,6 +85,33 @@ class TestEntryPoints:
     def test_a_class_within_a_class_is_found(self, install: Install) -> None:
         install(f"{METHOD}\nclass Outer:\n    Inner = Still\n", "attacks", inner="their_plugin:Outer.Inner")
         assert ATTACKS.load("inner").__name__ == "Still"
+
+    @pytest.mark.parametrize(
+        ("field", "name"),
+        [
+            ("seed: int = 3", "seed"),
+            ("fit_images: int = 3", "fit_images"),
+            ("free: int = Field(default=3, alias='max-queries')", "max-queries"),
+        ],
+    )
+    def test_a_field_that_the_command_would_hide_is_refused(self, field: str, name: str, install: Install) -> None:
+        install(f"from pydantic import Field\n{METHOD}\n    {field}\n", "attacks", hidden="their_plugin:Still")
+        words = f"their_plugin:Still has the field '{name}', which cannot be given, as 'advbench run' has an option"
+        with pytest.raises(InvalidConfig, match=f"attack 'hidden' of package their-plugin: {words}"):
+            ATTACKS.load("hidden")
+
+    def test_every_option_of_the_command_is_known(self) -> None:
+        taken = {option for parameter in main.commands["run"].params for option in parameter.opts}
+        assert {f"--{name.replace('_', '-')}" for name in OPTIONS} == {*taken, "--help"}
+
+    def test_what_the_bases_have_is_no_such_field(self, install: Install) -> None:
+        install("from advbench.methods.fgsm import FGSM", "attacks", mine="their_plugin:FGSM")
+        assert "label" in ATTACKS.load("mine").model_fields
+
+    def test_a_field_with_a_free_alias_is_given_by_it(self, install: Install) -> None:
+        field = "limit: int = Field(default=3, alias='most')"
+        install(f"from pydantic import Field\n{METHOD}\n    {field}\n", "attacks", renamed="their_plugin:Still")
+        assert dict(build_method("renamed", {"most": "7"})) == {"limit": 7}
 
     @pytest.mark.parametrize(
         ("location", "words"),

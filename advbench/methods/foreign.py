@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from advbench.methods.adapters import OPTIONS
 from advbench.methods.base import Method
 
 __all__ = ["fault_of"]
@@ -20,4 +21,11 @@ def fault_of(found: Any) -> str | None:
     missing = [f"the method `{name}`" for name in sorted(found.__abstractmethods__)]
     if missing:
         return f"lacks {', '.join(missing)}, which every method has to define"
+    for name, field in found.model_fields.items():
+        option = field.alias or name
+        if option.replace("-", "_") in OPTIONS:
+            return (
+                f"has the field '{option}', which cannot be given, as 'advbench run' has an option of this name: "
+                f"rename it, or give it an alias, such as Field(alias='own_{option}')"
+            )
     return None

@@ -2,6 +2,6 @@
 
 from advbench.methods.adapters.base import Adapter, Peer
 from advbench.methods.adapters.proxy import Proxy
-from advbench.methods.adapters.signature import RESERVED
+from advbench.methods.adapters.signature import OPTIONS, RESERVED
 
-__all__ = ["RESERVED", "Adapter", "Peer", "Proxy"]
+__all__ = ["OPTIONS", "RESERVED", "Adapter", "Peer", "Proxy"]

@@ -10,18 +10,21 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-__all__ = ["RESERVED", "Parameter", "parameters_of"]
+__all__ = ["OPTIONS", "RESERVED", "Parameter", "parameters_of"]
 
 # fmt: off
-RESERVED = frozenset({
-    "as_json", "attack", "batch", "class_seed", "data", "dataset", "device", "devices", "download", "epsilon",
-    "fit_images", "goal", "image_size", "init", "json", "label", "limit", "max_fit_queries", "max_queries", "norm",
-    "precision", "results", "seed", "target", "target_batch", "target_epochs", "target_images", "target_lr",
-    "target_normalisation", "threat", "true_labels", "via", "via_batch", "via_epochs", "via_fusion",
-    "via_learns", "via_lr", "via_normalisation", "via_weights",
+OPTIONS = frozenset({
+    "attack", "batch", "class_seed", "data", "dataset", "device", "devices", "download", "epsilon", "fit_images",
+    "goal", "help", "image_size", "init", "json", "limit", "max_fit_queries", "max_queries", "norm", "precision",
+    "results", "seed", "target", "target_batch", "target_epochs", "target_images", "target_lr", "target_normalisation",
+    "threat", "true_labels", "via", "via_batch", "via_epochs", "via_fusion", "via_learns", "via_lr",
+    "via_normalisation", "via_weights",
 })
 # fmt: on
-"""Options of the command, which a peer's parameter of the same name must not hide: it is called ``peer_NAME``."""
+"""Options of the command, which a method's of the same name would never be given."""
+
+RESERVED = OPTIONS | {"as_json", "label"}
+"""What a peer's parameter must not hide, the adapters' own option included: it is called ``peer_NAME``."""
 
 PLAIN = (bool, int, float, str)
 
