@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from advbench.cli import main
-from advbench.errors import InvalidConfig
+from advbench.datasets import Dataset, DatasetSpec, load_dataset
+from advbench.errors import InvalidConfig, InvalidData
 from advbench.methods import build_method
 from advbench.methods.adapters import OPTIONS
 from advbench.registry import ATTACKS, DATASETS
@@ -124,3 +126,72 @@ class TestEntryPoints:
         install("number = 3", "datasets", broken=location)
         with pytest.raises(InvalidConfig, match=f"dataset 'broken' of package their-plugin: {words}"):
             DATASETS.load("broken")
+
+
+DATASET = """
+import dataclasses
+import torch
+from advbench.datasets import ArrayPixels, Dataset, LabelledImages, divide
+from advbench.errors import InvalidData
+
+def given(spec, pixels=None, labels=None, classes=("dark", "bright")):
+    size = spec.image_size or 8
+    drawn = torch.randint(0, 256, (60, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = drawn if pixels is None else pixels(drawn)
+    labels = torch.arange(60) % 2 if labels is None else labels(torch.arange(60) % 2)
+    ids = tuple(map(str, range(60)))
+    part = lambda start, end: LabelledImages(
+        ArrayPixels(pixels), torch.arange(start, end), labels[start:end], ids[start:end]
+    )
+    return Dataset(spec.name, classes, size, part(0, 30), part(30, 40), part(40, 60))
+
+def raising(error):
+    raise error
+"""
+
+
+class TestDatasets:
+    def load(self, install: Install, loader: str, **asked: Any) -> Dataset:
+        install(f"{DATASET}\nload = lambda spec: {loader}\n", "datasets", theirs="their_plugin:load")
+        return load_dataset(DatasetSpec(name="theirs", **asked))
+
+    def test_what_is_in_order_is_taken(self, install: Install) -> None:
+        loaded = self.load(install, "given(spec)", image_size=16, limit=10)
+        assert loaded.evaluation.images().shape == (10, 3, 16, 16)
+
+    @pytest.mark.parametrize(
+        ("loader", "words"),
+        [
+            ("None", ": expected its loader to return a Dataset, got NoneType"),
+            ("given(spec).fit", ": expected its loader to return a Dataset, got LabelledImages"),
+            ("Dataset('a', ('b', 'c'), 8, None, None, None)", ", fit part: expected LabelledImages .*, got NoneType"),
+            (
+                "dataclasses.replace(given(spec), validation=given(spec).fit.subset(torch.arange(0)))",
+                ", validation part: expected LabelledImages with at least one image, got none",
+            ),
+            ("given(spec, labels=lambda own: own.float())", r"labels as .* int64 \(30,\).*; got float32 \(30,\)"),
+            ("given(spec, labels=lambda own: own[:, None])", r"int64 \(30,\), one for each id; got int64 \(30, 1\)"),
+            ("given(spec, labels=lambda own: own.tolist())", "got list"),
+            ("given(spec, labels=lambda own: own + 1)", "fit part: expected labels from 0 to 1, .*; got 1 to 2"),
+            ("given(spec, labels=lambda own: own - 1)", "expected labels from 0 to 1, .*; got -1 to 0"),
+            (
+                "given(spec, lambda own: own / 255)",
+                r"uint8 \(1, 3, 8, 8\), from 0 to 255; got float32 \(1, 3, 8, 8\)",
+            ),
+            ("given(spec, lambda own: own[:, :1])", r"got uint8 \(1, 1, 8, 8\)"),
+            ("given(spec, lambda own: own[..., :7])", r"got uint8 \(1, 3, 8, 7\)"),
+            ("given(spec, lambda own: own.numpy())", "got ndarray"),
+            ("raising(KeyError('no such split'))", ": it raised KeyError: 'no such split'"),
+        ],
+    )
+    def test_what_is_no_dataset_is_refused(self, loader: str, words: str, install: Install) -> None:
+        with pytest.raises(InvalidData, match=f"dataset 'theirs' of package their-plugin.*{words}"):
+            self.load(install, loader)
+
+    def test_its_own_refusals_are_passed_on(self, install: Install) -> None:
+        with pytest.raises(InvalidData, match="^fetch it by hand$"):
+            self.load(install, "raising(InvalidData('fetch it by hand'))")
+
+    def test_a_size_that_was_asked_for_is_kept_to(self, install: Install) -> None:
+        with pytest.raises(InvalidData, match="expected images of --image-size 16, got 8"):
+            self.load(install, "given(spec.model_copy(update={'image_size': None}))", image_size=16)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advbench.datasets.base import ArrayPixels, Dataset, LabelledImages, divide, held_out
 from advbench.datasets.folders import class_folders, draw_classes, read_folder, refuse_strangers, split_folders
+from advbench.datasets.foreign import load_foreign
 from advbench.errors import InvalidConfig, InvalidData
 from advbench.registry import DATASETS
 
@@ -76,15 +77,21 @@ def load_dataset(spec: DatasetSpec) -> Dataset:
 
     Raises:
         UnknownName: No dataset has this name.
-        InvalidData: Its files are missing, corrupt or too few.
+        InvalidConfig: Another package registers it, and its loader cannot be imported.
+        InvalidData: Its files are missing, corrupt or too few; or another package's loader gives no dataset.
     """
     check_dataset(spec.name)
     imagenet = _IMAGENET.fullmatch(spec.name)
     if imagenet:
         loaded = load_folders(spec, draw=int(imagenet[1]))
     else:
+        package = DATASETS.entry(spec.name).package
         load: Callable[[DatasetSpec], Dataset] = DATASETS.load(spec.name)
-        loaded = load(spec)
+        if package is None:
+            loaded = load(spec)
+        else:
+            whose = f"dataset '{spec.name}' of package {package}"
+            loaded = load_foreign(whose, lambda: load(spec), spec.image_size)
     limited = loaded.evaluation.first(spec.limit, seed=SPLIT_SEED, what="--limit")
     return Dataset(loaded.name, loaded.classes, loaded.image_size, loaded.fit, loaded.validation, limited)
 
