@@ -11,6 +11,7 @@
     ├── BudgetSpent          a method asked for more queries than its threat model allows
     ├── FitDiverged          a method's training left the finite numbers
     ├── InvalidPerturbation  a method returned images of a wrong shape, not finite, or over their budget
+    ├── InvalidState         what a method learnt cannot be stored
     ├── ResultClaimed        another process is making this very result
     └── StorageError         a result or a cached file could not be read or written
 """
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidConfig",
     "InvalidData",
     "InvalidPerturbation",
+    "InvalidState",
     "InvalidWeights",
     "ResultClaimed",
     "StorageError",
@@ -87,6 +89,10 @@ class BudgetSpent(AdvbenchError):
 
 class InvalidPerturbation(AdvbenchError):
     """A method returned images of a wrong shape, not finite, or further from the clean ones than its budget."""
+
+
+class InvalidState(AdvbenchError):
+    """What a method learnt is no dictionary of tensors, and so cannot be stored."""
 
 
 class ResultClaimed(AdvbenchError):

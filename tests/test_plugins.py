@@ -1,12 +1,13 @@
 """What other packages add: a mistake in it is told in one line, before anything is spent."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from advbench.cli import main
 from advbench.datasets import Dataset, DatasetSpec, load_dataset
@@ -14,6 +15,7 @@ from advbench.errors import InvalidConfig, InvalidData
 from advbench.methods import build_method
 from advbench.methods.adapters import OPTIONS
 from advbench.registry import ATTACKS, DATASETS
+from advbench.results import CellRecord, ResultStore
 
 METHOD = """
 from advbench.methods import ImageMethod, Method
@@ -195,3 +197,78 @@ class TestDatasets:
     def test_a_size_that_was_asked_for_is_kept_to(self, install: Install) -> None:
         with pytest.raises(InvalidData, match="expected images of --image-size 16, got 8"):
             self.load(install, "given(spec.model_copy(update={'image_size': None}))", image_size=16)
+
+
+LEARNER = """
+import torch
+from advbench.methods import Method
+from advbench.threat import Needs
+
+class Learner(Method):
+    def needs(self, goal):
+        return Needs()
+
+    def fit(self, access, train, context):
+        return Fitted()
+
+    def restore(self, state, context):
+        return Fitted()
+
+class Fitted:
+    def perturb(self, images, access):
+        Fitted.asked = True
+        return images
+
+    def state(self):
+        return {}
+
+    def history(self):
+        return ()
+
+    def notes(self):
+        return ()
+
+SHARED = torch.zeros(2, 3)
+"""
+
+
+class TestResults:
+    """Of a method that learns, on digits and a target that was not trained."""
+
+    @pytest.fixture
+    def run(self, install: Install, factories: str, tmp_path: Path) -> Callable[[str], Result]:
+        def ran(change: str) -> Result:
+            """Run it with a change of what it gives when it is fitted."""
+            install(f"{LEARNER}\n{change}\n", "attacks", learner="their_plugin:Learner")
+            words = ["--attack", "learner", "--target", f"{factories}:plain", "--epsilon", "0.1", "--limit", "20"]
+            return CliRunner().invoke(main, ["run", *words, "--device", "cpu", "--results", str(tmp_path), "--json"])
+
+        return ran
+
+    @pytest.mark.parametrize(
+        ("state", "words"),
+        [
+            ("{'a': 3}", "; 'a' is int"),
+            ("{'fine': torch.zeros(1), 'list': [torch.zeros(1)]}", "; 'list' is list"),
+            ("{1: torch.zeros(1)}", " by their names; the name 1 is int"),
+            ("torch.zeros(1)", ", got Tensor"),
+        ],
+    )
+    def test_what_cannot_be_stored_is_a_failure_before_anything_is_evaluated(
+        self, state: str, words: str, run: Callable[[str], Result]
+    ) -> None:
+        failed = run(f"Fitted.state = lambda self: {state}")
+        record = json.loads(failed.stdout)
+        assert (failed.exit_code, record["status"], record["metrics"]) == (1, "failed", None)
+        assert record["reason"] == f"InvalidState: state() must be a dictionary of tensors{words}"
+        assert not hasattr(sys.modules["their_plugin"].Fitted, "asked")
+
+    def test_tensors_that_share_memory_are_stored(self, run: Callable[[str], Result], tmp_path: Path) -> None:
+        done = run(
+            "Fitted.state = lambda self: {'a': SHARED, 'b': SHARED, 'c': SHARED.T, 'd': SHARED[:1].expand(4, 3)}"
+        )
+        record = CellRecord.model_validate_json(done.stdout)
+        kept = ResultStore(tmp_path).tensors(record, "state")
+        assert {name: tuple(value.shape) for name, value in kept.items()} == {
+            "a": (2, 3), "b": (2, 3), "c": (3, 2), "d": (4, 3),
+        }  # fmt: skip

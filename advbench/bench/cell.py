@@ -16,7 +16,7 @@ from advbench.bench.diagnose import flags_that_concern, loss_flags
 from advbench.bench.evaluate import Evaluation, evaluate
 from advbench.bench.request import FirstLook, Prepared, RunRequest, Workshop, prepare
 from advbench.bench.summary import phase, summarise
-from advbench.errors import AdvbenchError, BudgetSpent, FitDiverged, StorageError
+from advbench.errors import AdvbenchError, BudgetSpent, FitDiverged, InvalidState, StorageError
 from advbench.files import digest, home
 from advbench.kept import kept_folder
 from advbench.methods import Context, Perturber, TrainingImages, Transfer
@@ -222,6 +222,7 @@ def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook
     helpers.call()
     perturber, fit_ledger = _fit(prepared, progress, work)
     fit_seconds = fit_ledger.seconds()
+    state = _state_of(perturber)
     perturb_ledger = QueryLedger(len(dataset.evaluation), max_each=threat.max_queries)
     evaluation = _evaluate(prepared, perturber, perturb_ledger, progress, look)
     for name, counts in zip(("queries", "gradients"), perturb_ledger.counts().numpy(), strict=True):
@@ -246,7 +247,7 @@ def _measure(prepared: Prepared, progress: Progress, work: Path, look: FirstLook
         notes=list(perturber.notes()),
         history=[dict(epoch) for epoch in perturber.history()],
     )
-    return _Attempt(record, evaluation, perturber.state())
+    return _Attempt(record, evaluation, state)
 
 
 def _fit(prepared: Prepared, progress: Progress, work: Path) -> tuple[Perturber, QueryLedger]:
@@ -262,6 +263,23 @@ def _fit(prepared: Prepared, progress: Progress, work: Path) -> tuple[Perturber,
         counts = torch.stack([ledger.queries, ledger.gradients]).to(fabric.device)
         ledger.queries, ledger.gradients = cast(torch.Tensor, fabric.all_reduce(counts, reduce_op="sum")).cpu()
     return perturber, ledger
+
+
+def _state_of(perturber: Perturber) -> dict[str, torch.Tensor]:
+    """What was learnt, each tensor in memory of its own, as it is stored; found out before the evaluation is paid for.
+
+    Raises:
+        InvalidState: It is no dictionary of tensors.
+    """
+    state, expected = perturber.state(), "state() must be a dictionary of tensors"
+    if not isinstance(state, dict):
+        raise InvalidState(f"{expected}, got {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise InvalidState(f"{expected} by their names; the name {name!r} is {type(name).__name__}")
+        if not isinstance(value, torch.Tensor):
+            raise InvalidState(f"{expected}; '{name}' is {type(value).__name__}")
+    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
 
 
 def _evaluate(
