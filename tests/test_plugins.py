@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,6 +16,7 @@ from advbench.errors import InvalidConfig, InvalidData
 from advbench.methods import build_method
 from advbench.methods.adapters import OPTIONS
 from advbench.registry import ATTACKS, DATASETS
+from advbench.report.plots.curves import convergence
 from advbench.results import CellRecord, ResultStore
 
 METHOD = """
@@ -272,3 +274,23 @@ class TestResults:
         assert {name: tuple(value.shape) for name, value in kept.items()} == {
             "a": (2, 3), "b": (2, 3), "c": (3, 2), "d": (4, 3),
         }  # fmt: skip
+
+    def test_epochs_without_a_number_are_drawn_by_their_place(self, run: Callable[[str], Result]) -> None:
+        epochs = "[{'loss': 3.0}, {'loss': 2.0, 'l1': 0.5}, {'loss': 1.0, 'mine': 7.0}]"
+        done = run(f"Fitted.history = lambda self: {epochs}")
+        assert done.exit_code == 0, done.stderr
+        assert "no figures" not in done.stderr
+        losses, sizes, *_ = convergence(CellRecord.model_validate_json(done.stdout)).figure.axes
+        assert [np.asarray(line.get_xydata()).tolist() for line in losses.get_lines()] == [[[1, 3], [2, 2], [3, 1]]]
+        assert [np.asarray(line.get_xydata()).tolist() for line in sizes.get_lines()] == [[[2, 0.5]]]
+
+    def test_a_figure_that_raises_fails_no_run(
+        self, run: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def draw(record: CellRecord, store: ResultStore) -> list[Path]:
+            raise KeyError("loss")
+
+        monkeypatch.setattr("advbench.report.draw_figures", draw)
+        done = run("")
+        assert (done.exit_code, json.loads(done.stdout)["status"]) == (0, "ok")
+        assert "no figures: KeyError: 'loss'" in done.stderr

@@ -123,13 +123,16 @@ def run(context: click.Context, **given: Any) -> None:
 
 
 def _draw(record: "CellRecord", store: "ResultStore", screen: Screen, *, listed: bool) -> None:
-    """Draw a result's figures, which is no error where they cannot be kept."""
+    """Draw a result's figures; the result is stored by then, and no less so where they cannot be drawn or kept."""
     from advbench.report import draw_figures
 
     try:
         figures = draw_figures(record, store)
     except StorageError as error:
         screen.say(f"no figures: {error}")
+        return
+    except Exception as error:  # what another package's method leaves behind may be such as no figure can show
+        screen.say(f"no figures: {type(error).__name__}: {error}")
         return
     for figure in figures if listed else []:
         screen.show(f"figure {figure}")

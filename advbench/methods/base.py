@@ -138,7 +138,13 @@ class Perturber(Protocol):
         """What was learnt, enough for ``Method.restore``; empty where nothing was."""
 
     def history(self) -> Sequence[Mapping[str, float]]:
-        """Figures by epoch, each under its name; empty where there are no epochs."""
+        """Figures by epoch, each a number under its name; empty where there are no epochs.
+
+        All are stored, and these are drawn: ``loss``, ``discriminator_loss``, ``generator_loss``, ``l1`` (mean
+        ``|M|`` a pixel), ``wrong_to_right`` and ``right_to_wrong`` (fit images), and the fractions
+        ``validation_accuracy``, ``fit_accuracy`` and ``fooling_rate``, over ``epoch``, or the epochs' place from 1
+        where that is left out.
+        """
 
     def notes(self) -> Sequence[str]:
         """What a reader of the result must know: warnings, and what stood in for what."""

@@ -110,10 +110,14 @@ def _drawn(histories: Mapping[str, History], clean: float | None) -> "Figure":
         scale = 100 if unit == PERCENT else 1
         for name, history in histories.items():
             for rank, (column, words) in enumerate(quantities):
-                if column in history[0]:
+                points = [
+                    (epoch.get("epoch", place), scale * epoch[column])
+                    for place, epoch in enumerate(history, start=1)
+                    if column in epoch
+                ]
+                if points:
                     panel.plot(
-                        [epoch["epoch"] for epoch in history],
-                        [scale * epoch[column] for epoch in history],
+                        *zip(*points, strict=True),
                         color=styles[name]["color"] if several else COLOURS[rank],
                         linestyle=STYLES[rank],
                         marker=styles[name]["marker"] if several else ".",
