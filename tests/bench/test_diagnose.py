@@ -143,6 +143,23 @@ def test_a_loss_that_rises_out_of_sight_of_float32_has_risen(run: Callable[..., 
     assert "loss-does-not-rise" not in names(record)
 
 
+def test_a_target_that_answers_at_random_does_so_by_the_seed(
+    run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    def precisions(folder: str, seed: int) -> list[float]:
+        record = run(
+            "Randomised", "square", "--queries", "20", "--results", str(tmp_path / folder), "--seed", str(seed)
+        )
+        verdict = CliRunner().invoke(main, ["verify", record["key"], "--results", str(tmp_path / folder), "--json"])
+        assert json.loads(verdict.stdout)["holds"], verdict.stdout
+        return [record["metrics"][f"{version}_map"] for version in ("clean", "raw", "valid", "uint8")]
+
+    once = precisions("once", 0)
+    torch.rand(100)  # whatever else the process draws
+    assert precisions("again", 0) == once
+    assert precisions("other", 1) != once
+
+
 def test_a_robust_target_is_no_failure_of_autoattack(run: Callable[..., dict[str, Any]]) -> None:
     quick = ("--epsilon", "0.0001", "--steps", "5", "--queries", "10", "--targets", "2")
     record = run("Linear", "autoattack", *quick)
