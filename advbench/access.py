@@ -223,14 +223,14 @@ class Access:
         """Say which class each of the samples at hand is to reach, so that the harness counts how many do.
 
         Args:
-            classes: ``(batch,)``.
+            classes: ``(batch,)``; -1 for none.
 
         Raises:
             InvalidPerturbation: There are no such classes, or not one for each sample.
         """
-        if classes.shape != self.rows.shape or bool(((classes < 0) | (classes >= self.num_classes)).any()):
+        if classes.shape != self.rows.shape or bool(((classes < -1) | (classes >= self.num_classes)).any()):
             raise InvalidPerturbation(
-                f"expected the class that each of {len(self.rows)} samples is to reach, from 0 to "
+                f"expected the class that each of {len(self.rows)} samples is to reach, from -1 for none to "
                 f"{self.num_classes - 1}, got {classes.tolist()}"
             )
         self._sought[self.rows] = classes.cpu()

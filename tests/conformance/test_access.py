@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from advbench.access import Access, QueryLedger, fit_access, perturb_access
-from advbench.errors import AccessDenied, BudgetSpent, InvalidConfig
+from advbench.errors import AccessDenied, BudgetSpent, InvalidConfig, InvalidPerturbation
 from advbench.targets import FunctionTarget, ModuleTarget
 from advbench.threat import THREATS
 from advbench.types import Capability
@@ -210,6 +210,14 @@ class TestLedger:
         with pytest.raises(BudgetSpent, match="10 queries in this phase"):
             access.labels(IMAGES)
         assert ledger.queries.sum() == 6
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 0, 1, 0, 9], [0, 1]])
+def test_a_class_that_is_not_there_cannot_be_sought(classes: list[int], linear_target: MakeTarget) -> None:
+    access, _ = opened(linear_target(), "black-box-labels")
+    access.seek(torch.tensor([-1, 1, 0, -1, 1, 0]))
+    with pytest.raises(InvalidPerturbation, match="the class that each of 6 samples is to reach"):
+        access.seek(torch.tensor(classes))
 
 
 class TestFunctionTargets:

@@ -88,12 +88,12 @@ def smaller(words: list[str]) -> list[str]:
     if words[0] not in ("run", "train") or "--help" in words:
         return words
     given = dict(itertools.pairwise(words))
-    added = ["--target-images", "40"]
+    added = []
     if ":" not in given["--target"]:
         assert given["--target"] in known_architectures()
         added += ["--target", "squeezenet1_1"]
     if ":" not in given["--target"] or "--target-epochs" in given:
-        added += ["--target-epochs", "1"]
+        added += ["--target-epochs", "1", "--target-images", "40"]
     if words[0] == "train":
         return words + added
     if "--via" in given:
