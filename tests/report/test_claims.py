@@ -23,6 +23,7 @@ STRENGTH = (
     ("labels-hours", "Proposed-B, all three"),
     ("labels-longer", "FGSM, substitute; PGD, substitute"),
     ("table2-hours", "UAP"),
+    ("table2-universal", "gradient UAP"),
     ("table2-hours", "EHA"),
     ("labels-hours", "PGD"),
 )
@@ -64,6 +65,13 @@ def found(report: str, **names: str | int) -> CellRecord | None:
 
 def percent(share: float | None) -> str:
     return "not run" if share is None else f"{100 * share:.1f}"
+
+
+def interval(record: CellRecord | None) -> str:
+    if record is None or record.metrics is None:
+        return "not run"
+    low, high = record.metrics.valid_accuracy_interval
+    return f"{percent(record.metrics.valid_accuracy)} [{percent(low)}, {percent(high)}]"
 
 
 def turned(report: str, **names: str) -> float | None:
@@ -147,13 +155,39 @@ def test_what_the_target_saw_at_96_pixels() -> None:
         ], label
 
 
-def test_how_far_targets_are_enhanced() -> None:
-    def interval(record: CellRecord | None) -> str:
-        if record is None or record.metrics is None:
-            return "not run"
-        low, high = record.metrics.valid_accuracy_interval
-        return f"{percent(record.metrics.valid_accuracy)} [{percent(low)}, {percent(high)}]"
+def test_what_accuracy_is_left_on_imagenette() -> None:
+    report, (head, *rows) = "table2-imagenette", rows_under("Imagenette, 96 px, to degrade")
+    bounded = ("noise", "FGSM, transferred; MI-FGSM, transferred; PGD, transferred", "Proposed-B", "UAP", "EHA")
+    assert len(rows) == len(bounded) + 2
+    for cell, target in zip(head[1:], TARGETS, strict=True):
+        clean = accuracy(report, "clean", method="noise", target=target, budget=BOUND)
+        assert cell.split(", ")[1].removesuffix(" clean") == percent(clean)
+    for (label, *cells), methods in zip(rows, bounded, strict=False):
+        for cell, target in zip(cells, TARGETS, strict=True):
+            own = {"target": target, "budget": BOUND}
+            expected = [percent(accuracy(report, "valid", method=method, **own)) for method in methods.split("; ")]
+            assert cell.split(", ") == expected, f"{label}, {target}"
+    for (label, *cells), version in zip(rows[-2:], ("raw", "uint8"), strict=True):
+        for cell, target in zip(cells, TARGETS, strict=True):
+            left = accuracy(report, version, method="Proposed-B", target=target, budget="unbounded")
+            assert cell == percent(left), f"{label}, {target}"
 
+
+def test_how_far_imagenettes_targets_are_enhanced() -> None:
+    _, *rows = rows_under("Imagenette, 96 px, to enhance")
+    for position, target in enumerate(TARGETS, start=1):
+        bounded, free = {"target": target, "budget": BOUND}, {"target": target, "budget": "unbounded"}
+        report, column = "table1-imagenette", [row[position] for row in rows]
+        assert column == [
+            percent(accuracy(report, "clean", method="noise", **bounded)),
+            percent(accuracy(report, "valid", method="noise", **bounded)),
+            interval(found(report, method="Proposed-B", **bounded)),
+            percent(accuracy(report, "raw", method="Proposed-B", **free)),
+            percent(accuracy(report, "valid", method="Proposed-B", **free)),
+        ], target
+
+
+def test_how_far_targets_are_enhanced() -> None:
     _, clean, *rows = rows_under("to enhance, 16/255")
     for cell, target in zip(clean[1:], TARGETS, strict=True):
         assert cell == percent(accuracy("table1-hours", "clean", target=target, method="Proposed-B", budget=BOUND))
