@@ -379,8 +379,8 @@ def test_train_keeps_the_target_and_says_how_good_it_is(home: Path) -> None:
 
 def test_a_trained_target_is_saved_for_another_to_start_from(home: Path, tmp_path: Path) -> None:
     saved = tmp_path / "weights" / "digits.safetensors"
-    recipe = ["train", "--target", "squeezenet1_1", "--target-images", "100", "--device", "cpu"]
-    trained = call(*recipe, "--target-epochs", "1", "--save", str(saved))
+    recipe = ["train", "--target", "squeezenet1_1", "--device", "cpu"]
+    trained = call(*recipe, "--target-epochs", "1", "--target-images", "100", "--save", str(saved))
     taken = call(*recipe, "--init", str(saved))
     assert taken.stdout == trained.stdout, "the same fingerprint and accuracies, without an epoch"
     refused = call(*recipe, "--save", "weights.pth")

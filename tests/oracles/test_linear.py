@@ -145,7 +145,7 @@ class TestMetrics:
         plain, sure = (
             mean_average_precision((scale * logits).softmax(dim=1).numpy(), 1 - labels.numpy()) for scale in (1, 20)
         )
-        assert ((20 * logits).softmax(dim=1) == 1).float().mean() > 0.3
+        assert ((20 * logits).softmax(dim=1) == 1).float().mean() > 0.2
         assert_allclose(sure, plain, rtol=1e-12)
 
     def test_mean_average_precision_by_hand(self) -> None:
