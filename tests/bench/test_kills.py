@@ -87,7 +87,7 @@ def test_interrupted_by_hand_it_says_what_is_kept(tmp_path: Path) -> None:
     assert process.stderr is not None
     process.stderr.readline()  # it has begun: before that, nothing is imported that could say anything
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=280)
     if process.returncode == 0:
         pytest.skip("it had finished before the signal came")
     assert process.returncode == 130
