@@ -811,6 +811,17 @@ class TestResolution:
         with pytest.raises(InvalidConfig, match="shares the target's weights"):
             self.resolved("pgn-50", Goal.ENHANCE, 32, **option)
 
+    @pytest.mark.parametrize("architecture", ["own:network", "timm:resnet18"])
+    def test_a_structure_without_imagenet_weights_is_learnt_from_the_attackers_images(self, architecture: str) -> None:
+        assert self.resolved("pgn-50", Goal.DEGRADE, 96, architecture).discriminator_backbone == "surrogate"
+        with pytest.raises(InvalidConfig, match=f"imagenet is not to be had of {architecture}.*choose surrogate"):
+            self.resolved("pgn-50", Goal.DEGRADE, 96, architecture, discriminator_backbone="imagenet")
+
+    def test_a_network_of_ones_own_is_not_built_anew_as_a_judge(self) -> None:
+        assert self.resolved("pgn-50", Goal.DEGRADE, 96, "timm:resnet18", discriminator_backbone="scratch")
+        with pytest.raises(InvalidConfig, match="scratch is not to be had of own:network"):
+            self.resolved("pgn-50", Goal.DEGRADE, 96, "own:network", discriminator_backbone="scratch")
+
     def test_a_judge_that_would_learn_nothing_is_refused(self) -> None:
         with pytest.raises(InvalidConfig, match="give --warm-up-epochs"):
             self.resolved("pgn-b", Goal.DEGRADE, 32, discriminator_steps=0)

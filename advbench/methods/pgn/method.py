@@ -72,7 +72,8 @@ class PGN(GeneratorMethod):
         gamma: Weight of the L1 regulariser. None: 0 under a budget; else the paper's, 3 to degrade, 0.0001 to enhance.
         discriminator_learning_rate: Adam's, for the discriminator.
         discriminator_backbone: First weights of the discriminator's backbone, as ``backbone``. None: those of that,
-            but ``scratch`` in the paper profile for one that has not the target's structure: it learns by asking.
+            but ``scratch`` in the paper profile for one that has not the target's structure: it learns by asking; and
+            ``surrogate`` for one with the structure of a target of timm's or one's own, which ImageNet's do not fit.
         train_discriminator: ``head``, its new last layer alone, or ``all`` of it.
         label_aware: Whether the discriminator is told an image's true class; no in the paper. Its last layer then has a
             unit for each class, and starts from that of a backbone that knows these classes.
@@ -124,6 +125,8 @@ class PGN(GeneratorMethod):
         rate = self.warm_up_learning_rate or (1e-3 if backbone == "scratch" else 1e-4)
         resolved = resolved.model_copy(update={"discriminator_backbone": backbone, "warm_up_learning_rate": rate})
         resolved._check(shared=shared)
+        if self._judges_like_the_target and not shared:
+            resolved._check_structure(setting.target_architecture)
         return resolved
 
     def _check(self, *, shared: bool) -> None:
@@ -142,6 +145,16 @@ class PGN(GeneratorMethod):
         if self.discriminator_steps == 0 and not self.warm_up_epochs and not shared:
             raise InvalidConfig("--discriminator-steps 0 leaves a judge that has learnt nothing: give --warm-up-epochs")
 
+    def _check_structure(self, architecture: str) -> None:
+        """Refuse first weights that are not to be had of the target's structure."""
+        own, backbone = ":" in architecture and not architecture.startswith("timm:"), self.discriminator_backbone
+        fetched = ":" in architecture and backbone == "imagenet" and self.discriminator_weights is None
+        if fetched or (own and backbone != "surrogate"):
+            raise InvalidConfig(
+                f"--discriminator-backbone {backbone} is not to be had of {architecture}, whose structure the "
+                "discriminator has: choose surrogate, which is trained on the attacker's images"
+            )
+
     def _defaults(self, setting: Setting, *, small: bool) -> dict[str, Any]:
         degrade, bounded = setting.goal is Goal.DEGRADE, setting.budget.epsilon is not None
         chosen: dict[str, Any] = {
@@ -158,6 +171,8 @@ class PGN(GeneratorMethod):
             backbone = self.discriminator_backbone or begins_with
             chosen["discriminator_backbone"] = backbone
             chosen["discriminator"] = _other_than(setting.target_architecture, deep=not small and backbone != "scratch")
+        elif degrade and ":" in setting.target_architecture and self.discriminator_weights is None:
+            chosen["discriminator_backbone"] = "surrogate"
         critic = CRITIC if self.objective == "wgan-gp" else {}
         return {**chosen, **self._recipe(setting, small=small), **critic}
 
