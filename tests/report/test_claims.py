@@ -250,6 +250,18 @@ def test_how_far_targets_are_enhanced() -> None:
             assert cell == interval(found(report, target=target, method=method, budget=BOUND)), f"{label}, {target}"
 
 
+def test_what_the_encoder_brings_along() -> None:
+    report, own = "table1-unaided", {"target": "ResNet50", "budget": BOUND}
+    _, *rows = rows_under("the encoder")
+    assert [enhanced for *_, enhanced in rows] == [
+        percent(accuracy(report, "clean", method="noise", **own)),
+        *(
+            interval(found(report, method=f"Proposed-B, encoder from {origin}", **own))
+            for origin in ("ImageNet", "the same images", "scratch")
+        ),
+    ]
+
+
 @pytest.mark.parametrize("goal", Goal)
 def test_what_each_part_of_the_recipe_is_worth(goal: Goal) -> None:
     _, *rows = rows_under(f"to {goal.value}", 1)
