@@ -23,6 +23,8 @@ BESIDE = [
 ]
 """By row of the tables beside the paper's: the dataset, the scale of the suites, and the target."""
 
+OBJECTIVES = ("Proposed-B, least squares", "Proposed-B, logistic")
+
 STRENGTH = (
     ("table2-hours", "noise"),
     ("table2-hours", "FGSM, transferred"),
@@ -167,6 +169,25 @@ def test_table_2_beside_the_papers() -> None:
                 for each in ("Proposed-B", "UAP", "EHA")
             ),
         ], label
+
+
+def test_table_3_beside_the_papers() -> None:
+    _, *rows = rows_under("to degrade, by objective")
+    for (label, *cells), (*_, target) in zip(rows, BESIDE[:4], strict=True):
+        fits = [
+            interval(found("table3-imagenette", target=target, goal="degrade", budget=budget, method=method), version)
+            for budget, version in (("unbounded", "raw"), (BOUND, "valid"))
+            for method in OBJECTIVES
+        ]
+        papers = (theirs("3", "imagenet-50", target, "pgn-b", objective) for objective in ("least-squares", "logistic"))
+        assert cells == [", ".join(papers), *fits], label
+
+
+def test_how_far_each_objective_enhances() -> None:
+    _, *rows = rows_under("to enhance, 16/255, by objective")
+    for (label, *cells), method in zip(rows, OBJECTIVES, strict=True):
+        own = {"goal": "enhance", "budget": BOUND, "method": method}
+        assert cells == [interval(found("table3-imagenette", target=target, **own)) for target in TARGETS], label
 
 
 def test_what_the_target_saw() -> None:
