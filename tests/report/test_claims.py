@@ -25,6 +25,18 @@ BESIDE = [
 
 OBJECTIVES = ("Proposed-B, least squares", "Proposed-B, logistic")
 
+GAMMAS: tuple[dict[Goal, tuple[str, str]], ...] = (
+    {Goal.ENHANCE: ("table1-imagenette", "Proposed-B")},
+    {Goal.DEGRADE: ("gamma-imagenette", "gamma 0.1, degrade")},
+    {
+        Goal.ENHANCE: ("gamma-imagenette", "gamma 1, enhance"),
+        Goal.DEGRADE: ("gamma-imagenette", "gamma 1, degrade"),
+    },
+    {Goal.DEGRADE: ("table2-imagenette", "Proposed-B")},
+    {Goal.ENHANCE: ("gamma-imagenette", "gamma 10, enhance")},
+)
+"""By row: the reports and methods that have this gamma, the usual ones of both goals among them."""
+
 STRENGTH = (
     ("table2-hours", "noise"),
     ("table2-hours", "FGSM, transferred"),
@@ -188,6 +200,43 @@ def test_how_far_each_objective_enhances() -> None:
     for (label, *cells), method in zip(rows, OBJECTIVES, strict=True):
         own = {"goal": "enhance", "budget": BOUND, "method": method}
         assert cells == [interval(found("table3-imagenette", target=target, **own)) for target in TARGETS], label
+
+
+def test_two_seeds() -> None:
+    _, *rows = rows_under("Imagenette, 96 px: seed 0; seed 1")
+    runs = (
+        (Goal.DEGRADE, "clean", "noise", "noise"),
+        (Goal.DEGRADE, "valid", "noise", "noise"),
+        (Goal.DEGRADE, "valid", "Proposed-B", "Proposed-B, logistic"),
+        (Goal.ENHANCE, "valid", "Proposed-B", "Proposed-B, logistic"),
+    )
+    for (label, *cells), (goal, version, first, second) in zip(rows, runs, strict=True):
+        report = "table2-imagenette" if goal is Goal.DEGRADE else "table1-imagenette"
+        for cell, target in zip(cells, ("DenseNet169", "ResNet50"), strict=True):
+            own = {"target": target, "budget": BOUND, "goal": goal.value}
+            both = (
+                accuracy(report, version, method=first, **own),
+                accuracy("table3-seeds", version, method=second, **own),
+            )
+            assert cell == "; ".join(map(percent, both)), f"{label}, {target}"
+
+
+def test_what_gamma_does_at_96_pixels() -> None:
+    _, *rows = rows_under("gamma")
+    for (gamma, *cells), places in zip(rows, GAMMAS, strict=True):
+        expected = []
+        for goal in (Goal.ENHANCE, Goal.DEGRADE):
+            report, method = places.get(goal, ("", ""))
+            own = {"target": "DenseNet169", "goal": goal.value, "method": method}
+            if not report.startswith("gamma"):
+                own["budget"] = "unbounded"
+            record = found(report, **own) if report else None
+            if record is None or record.metrics is None:
+                expected += ["not run", "not run"]
+                continue
+            assert float(gamma) == record.spec.parameters["gamma"]
+            expected += [percent(record.metrics.raw_accuracy), percent(record.metrics.valid_accuracy)]
+        assert cells == expected, gamma
 
 
 def test_what_the_target_saw() -> None:
