@@ -22,7 +22,15 @@ from advbench.seeding import derive_seed, seeded
 from advbench.targets.base import Classifier, Target
 from advbench.targets.fast import restore_batch_norms
 from advbench.targets.weights import imagenet_state, load_into, read_state, with_versions
-from advbench.targets.zoo import Normalisation, build_network, check_takes, normaliser, own_digest, own_factory
+from advbench.targets.zoo import (
+    Normalisation,
+    build_network,
+    check_takes,
+    is_own,
+    normaliser,
+    own_digest,
+    own_factory,
+)
 
 __all__ = ["ClassifierSpec", "Training", "epoch_batches", "make_classifier", "untrained_classifier"]
 
@@ -79,7 +87,7 @@ class ClassifierSpec(BaseModel):
     @property
     def is_own(self) -> bool:
         """Whether it comes from one's own factory."""
-        return ":" in self.architecture and not self.architecture.startswith("timm:")
+        return is_own(self.architecture)
 
     def apart(self, purpose: str) -> Self:
         """The same for an attacker who knows a target's architecture alone: it has none of the target's weights."""

@@ -21,6 +21,7 @@ __all__ = [
     "check_architecture",
     "check_takes",
     "imagenet_normalisation",
+    "is_own",
     "known_architectures",
     "normaliser",
     "own_digest",
@@ -56,6 +57,11 @@ def known_architectures() -> tuple[str, ...]:
     import torchvision  # lazy: takes a second
 
     return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def is_own(architecture: str) -> bool:
+    """Whether ``module:factory`` names a factory of one's own."""
+    return ":" in architecture and not architecture.startswith("timm:")
 
 
 def check_architecture(name: str, option: str = "target") -> None:

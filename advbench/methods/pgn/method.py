@@ -27,7 +27,7 @@ from advbench.methods.pgn.objectives import OBJECTIVES
 from advbench.methods.pgn.training import Fit
 from advbench.methods.pgn.warm_up import WarmUp
 from advbench.seeding import seeded
-from advbench.targets import Classifier
+from advbench.targets import Classifier, is_own
 from advbench.threat import Needs
 from advbench.types import Capability, Goal
 
@@ -147,9 +147,9 @@ class PGN(GeneratorMethod):
 
     def _check_structure(self, architecture: str) -> None:
         """Refuse first weights that are not to be had of the target's structure."""
-        own, backbone = ":" in architecture and not architecture.startswith("timm:"), self.discriminator_backbone
-        fetched = ":" in architecture and backbone == "imagenet" and self.discriminator_weights is None
-        if fetched or (own and backbone != "surrogate"):
+        backbone = self.discriminator_backbone
+        unknown = ":" in architecture and backbone == "imagenet" and self.discriminator_weights is None
+        if unknown or (is_own(architecture) and backbone != "surrogate"):
             raise InvalidConfig(
                 f"--discriminator-backbone {backbone} is not to be had of {architecture}, whose structure the "
                 "discriminator has: choose surrogate, which is trained on the attacker's images"
