@@ -292,6 +292,15 @@ def test_what_accuracy_is_left_on_imagenette() -> None:
             assert cell == percent(left), f"{label}, {target}"
 
 
+def test_what_accuracy_is_left_in_l2() -> None:
+    _, *rows = rows_under("Imagenette, 96 px, l2 10, to degrade")
+    every = ("noise", "FGSM, transferred; MI-FGSM, transferred", "Proposed-B", "EHA")
+    for (label, *cells), methods in zip(rows, every, strict=True):
+        for cell, target in zip(cells, ("DenseNet169", "ResNet50"), strict=True):
+            left = (accuracy("table2-l2", "valid", method=method, target=target) for method in methods.split("; "))
+            assert cell == ", ".join(map(percent, left)), f"{label}, {target}"
+
+
 def test_how_far_imagenettes_targets_are_enhanced() -> None:
     _, *rows = rows_under("Imagenette, 96 px, to enhance")
     for position, target in enumerate(TARGETS, start=1):
