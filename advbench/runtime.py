@@ -2,7 +2,7 @@
 
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,6 +50,12 @@ class Runtime(BaseModel):
     def is_main(self) -> bool:
         """Whether this process is the one that stores and prints."""
         return bool(self.fabric.is_global_zero)
+
+    def begin_loss_scale(self) -> None:
+        """Scale float16's losses as if no other fit of this process, all of which share one Fabric, had gone before."""
+        precision: Any = self.fabric.strategy.precision
+        if getattr(precision, "scaler", None) is not None:
+            precision.scaler = torch.amp.GradScaler(precision.device)
 
     @property
     def inference_dtype(self) -> torch.dtype:

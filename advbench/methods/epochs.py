@@ -70,6 +70,7 @@ class Epochs(ABC):
 
     def run(self) -> None:
         """Go on until it is over; resume where a kill left off."""
+        self.context.runtime.begin_loss_scale()
         checkpoint = None
         if self.context.work is not None:
             checkpoint = Checkpoint(self.context.work / f"{self.name}.ckpt", self.context.identity)
@@ -127,15 +128,18 @@ class Epochs(ABC):
         for tensor, part in zip(tensors, reduced.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def _saved(self) -> dict[str, Any]:
+        return {**self._stateful(), "precision": self.fabric.strategy.precision}
+
     def _state(self) -> dict[str, Any]:
-        parts = {name: part.state_dict() for name, part in self._stateful().items()}
+        parts = {name: part.state_dict() for name, part in self._saved().items()}
         accounts = {"history": self.history, "spent": self.spent, "seconds": self.access.seconds() - self.before[1]}
         return parts | accounts | self._extra_state()
 
     def _resume(self, state: Mapping[str, Any] | None) -> None:
         if state is None:
             return
-        for name, part in self._stateful().items():
+        for name, part in self._saved().items():
             part.load_state_dict(state[name])
         for name in ("history", *self._extra_state()):
             setattr(self, name, state[name])

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from torch.amp.grad_scaler import GradScaler
 
 from advbench.access import Access, QueryLedger, fit_access
 from advbench.bench import build_method
@@ -673,6 +677,47 @@ class TestFit:
         assert kills >= 2
         assert torch.equal(setup.ledger.queries, asked), "what was asked before the kill was forgotten"
         assert 1000 < setup.ledger.seconds() < 1300, "what was done before took no time"
+        assert resumed.history() == whole.history()
+        assert all(torch.equal(value, resumed.state()[name]) for name, value in whole.state().items())
+
+    def test_with_a_loss_scale_too_and_whatever_was_fitted_before(
+        self, digits: Dataset, target: ModuleTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """--precision 16-mixed scales its losses, by less while gradients overflow, by more while they do not.
+
+        Here on a CPU, which has no such precision, in bfloat16 and by more than float16 would need.
+        """
+        monkeypatch.setattr(torch.amp, "GradScaler", partial(GradScaler, init_scale=2.0**127, growth_interval=6))
+        plugin = MixedPrecision("bf16-mixed", "cpu")
+        fabric = Fabric(accelerator="cpu", plugins=plugin)
+        plugin.scaler = torch.amp.GradScaler("cpu")
+        monkeypatch.setattr("advbench.runtime._launched", lambda _: fabric)
+        skipped: list[bool] = []
+        update = GradScaler.update
+
+        def watched(self: GradScaler) -> None:
+            before = self.get_scale()
+            update(self)
+            skipped.append(self.get_scale() < before)
+
+        monkeypatch.setattr(GradScaler, "update", watched)
+        # G's loss, the third of each step, is not finite if scaled by so much; by an eighth as much it is.
+        setup = Setup(digits, target, gamma=12.0, initial_scale=4.0, learning_rate=1e-6)
+        whole = setup.fit()
+        assert [step for step, is_skipped in enumerate(skipped, 1) if is_skipped] == [3, 6, 9, 18, 27]
+        assert setup.fit().history() == whole.history()
+
+        finished = Fit._finish_epoch
+
+        def die_in_the_last(self: Fit, task: Any, figures: dict[str, float]) -> None:
+            if figures["epoch"] == 3:
+                raise KeyboardInterrupt
+            finished(self, task, figures)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Fit, "_finish_epoch", die_in_the_last)
+            setup.fit(tmp_path)
+        resumed = setup.fit(tmp_path)
         assert resumed.history() == whole.history()
         assert all(torch.equal(value, resumed.state()[name]) for name, value in whole.state().items())
 
