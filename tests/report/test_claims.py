@@ -1,4 +1,4 @@
-"""The page of the paper's claims, which is written by hand: its tables say what the reports' records say."""
+"""The pages of the paper's claims, which are written by hand: their tables say what the reports' records say."""
 
 import functools
 from pathlib import Path
@@ -13,6 +13,7 @@ from advbench.results import CellRecord
 from advbench.types import Goal, Status
 
 FOLDER = Path(__file__).parents[2] / "reports" / "butterfly"
+PAGES = ("README.md", "seen.md", "imagenette.md", "game.md")
 BOUND = "linf 16/255"
 TARGETS = ("DenseNet169", "ResNet50", "ResNet101", "VGG16")
 
@@ -121,8 +122,9 @@ def accuracy(report: str, version: str, **names: str) -> float | None:
 
 
 def rows_under(first: str, number: int = 0) -> list[list[str]]:
-    """The cells of the rows of one of the page's tables, without bold: that whose head starts so, of several."""
-    parts = [dedent(part).splitlines() for part in (FOLDER / "README.md").read_text().split("\n\n")]
+    """The cells of the rows of one of the pages' tables, without bold: that whose head starts so, of several."""
+    text = "\n".join((FOLDER / page).read_text() for page in PAGES)
+    parts = [dedent(part).splitlines() for part in text.split("\n\n")]
     table = [lines for lines in parts if lines and lines[0].startswith(f"| {first} |")][number]
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in (table[0], *table[2:])]
 
