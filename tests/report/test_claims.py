@@ -52,6 +52,9 @@ STRENGTH = (
 )
 """By row of both tables of methods: the report's folder, and the methods of its cells."""
 
+ELSEWHERE = {("labels-hours", "Proposed-B, all three", "ResNet101"): ("table2-stronger", "Proposed-B")}
+"""The report and the method of a cell that another report has."""
+
 SEEN = (
     ("stl-10", "saw 1,000"),
     ("stl-10", "saw all"),
@@ -121,6 +124,11 @@ def accuracy(report: str, version: str, **names: str) -> float | None:
     return None if record is None else getattr(record.metrics, f"{version}_accuracy")
 
 
+def places(report: str, methods: str, target: str) -> list[tuple[str, str]]:
+    """Of the cells in a row for this target, each the report's folder and the method."""
+    return [ELSEWHERE.get((report, method, target), (report, method)) for method in methods.split("; ")]
+
+
 def rows_under(first: str, number: int = 0) -> list[list[str]]:
     """The cells of the rows of one of the pages' tables, without bold: that whose head starts so, of several."""
     text = "\n".join((FOLDER / page).read_text() for page in PAGES)
@@ -135,7 +143,9 @@ def test_what_each_method_turns() -> None:
     for (label, *cells), (report, methods) in zip(rows, STRENGTH, strict=True):
         for cell, target in zip(cells, TARGETS, strict=True):
             own = {"target": target, "budget": BOUND, "goal": "degrade"}
-            expected = [percent(turned(report, method=method, **own)) for method in methods.split("; ")]
+            expected = [
+                percent(turned(place, method=method, **own)) for place, method in places(report, methods, target)
+            ]
             assert cell.split("; ") == expected, f"{label}, {target}"
 
 
@@ -147,7 +157,10 @@ def test_what_accuracy_is_left() -> None:
     for (label, *cells), (report, methods) in zip(rows, bounded, strict=False):
         for cell, target in zip(cells, TARGETS, strict=True):
             own = {"target": target, "budget": BOUND, "goal": "degrade"}
-            expected = [percent(accuracy(report, "valid", method=method, **own)) for method in methods.split("; ")]
+            expected = [
+                percent(accuracy(place, "valid", method=method, **own))
+                for place, method in places(report, methods, target)
+            ]
             assert cell.split(", ") == expected, f"{label}, {target}"
     for (label, *cells), version in zip(rows[-2:], ("raw", "uint8"), strict=True):
         for cell, target in zip(cells, TARGETS, strict=True):
