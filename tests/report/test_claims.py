@@ -73,6 +73,14 @@ ABLATED = {
 """By row: the ablation's methods."""
 
 
+CHANGED = (
+    "Proposed-B", "D fixed after the warm-up", "no warm-up", "three steps of D", "D learns the verdict",
+    "D learns the verdict, blind to the class", "WGAN-GP", "no replay", "first scale 0.1", "rates that stay",
+    "no averaging",
+)  # fmt: skip
+"""By row: the methods of both scales that take the default's game apart."""
+
+
 @functools.cache
 def archive(report: str) -> Archive:
     return Archive(FOLDER / report)
@@ -389,6 +397,48 @@ def test_what_each_change_is_worth_alone(first: str, report: str, methods: tuple
         assert record.metrics is not None
         validation = min(epoch["validation_accuracy"] for epoch in record.history)
         assert cells == [percent(validation), percent(record.metrics.valid_accuracy)], label
+
+
+def test_what_each_part_of_the_game_is_worth() -> None:
+    _, _, *rows, unmoved = rows_under("the game, one thing changed")
+    columns = (("labels-game", "DenseNet169", "degrade", min), ("labels-enhancing", "ResNet50", "enhance", max))
+    for (label, *cells), method in zip(rows, CHANGED, strict=True):
+        expected = []
+        for report, target, goal, best in columns:
+            record = found(report, target=target, goal=goal, method=method)
+            if record is None or record.metrics is None:
+                expected += ["not run", "not run"]
+                continue
+            validation = best(epoch["validation_accuracy"] for epoch in record.history)
+            expected += [percent(validation), percent(record.metrics.valid_accuracy)]
+        assert cells == expected, label
+    expected = []
+    for report, target, goal, _ in columns:
+        left = (accuracy(report, version, target=target, goal=goal, method="noise") for version in ("clean", "valid"))
+        expected += ["", "; ".join(map(percent, left))]
+    assert unmoved[1:] == expected
+
+
+def test_what_the_choice_of_the_epoch_is_worth() -> None:
+    """Over all fits of pgn-b in these reports, each once."""
+    records = {
+        run.record.key: run.record
+        for folder in sorted(FOLDER.iterdir())
+        if folder.is_dir()
+        for run in archive(folder.name).manifest.runs
+        if run.record is not None and run.record.metrics is not None and run.record.spec.attack == "pgn-b"
+    }
+    _, *rows = rows_under("all fits of `pgn-b` in these reports")
+    groups = ((Goal.DEGRADE, True), (Goal.DEGRADE, False), (Goal.ENHANCE, True), (Goal.ENHANCE, False))
+    for (label, *cells), (goal, is_bounded) in zip(rows, groups, strict=True):
+        gains = [
+            (accuracies[-1] - min(accuracies)) if goal is Goal.DEGRADE else (max(accuracies) - accuracies[-1])
+            for record in records.values()
+            if record.spec.goal is goal and (record.spec.budget.epsilon is not None) is is_bounded
+            for accuracies in [[epoch["validation_accuracy"] for epoch in record.history]]
+        ]
+        last = sum(gain == 0 for gain in gains)
+        assert cells == [f"{last} of {len(gains)}", percent(sum(gains) / len(gains)), percent(max(gains))], label
 
 
 def test_fits_of_the_same_target() -> None:
