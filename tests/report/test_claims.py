@@ -317,11 +317,19 @@ def test_what_accuracy_is_left_on_imagenette() -> None:
 
 def test_what_accuracy_is_left_in_l2() -> None:
     _, *rows = rows_under("Imagenette, 96 px, l2 10, to degrade")
-    every = ("noise", "FGSM, transferred; MI-FGSM, transferred", "Proposed-B", "EHA")
-    for (label, *cells), methods in zip(rows, every, strict=True):
-        for cell, target in zip(cells, ("DenseNet169", "ResNet50"), strict=True):
+    transferred = "FGSM, transferred; MI-FGSM, transferred; PGD, transferred"
+    for (label, *cells), methods in zip(rows, ("noise", transferred, "Proposed-B", "UAP", "EHA"), strict=True):
+        for cell, target in zip(cells, TARGETS, strict=True):
             left = (accuracy("table2-l2", "valid", method=method, target=target) for method in methods.split("; "))
             assert cell == ", ".join(map(percent, left)), f"{label}, {target}"
+
+
+def test_how_far_imagenettes_targets_are_enhanced_in_l2() -> None:
+    _, *rows = rows_under("Imagenette, 96 px, l2 10, to enhance")
+    for position, target in enumerate(TARGETS, start=1):
+        noise = percent(accuracy("table1-l2", "valid", target=target, method="noise"))
+        moved = interval(found("table1-l2", target=target, method="Proposed-B"))
+        assert [row[position] for row in rows] == [noise, moved], target
 
 
 def test_how_far_imagenettes_targets_are_enhanced() -> None:
