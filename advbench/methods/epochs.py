@@ -129,6 +129,7 @@ class Epochs(ABC):
             tensor.copy_(part.view_as(tensor))
 
     def _saved(self) -> dict[str, Any]:
+        """``_stateful``, and the scale of float16's losses."""
         return {**self._stateful(), "precision": self.fabric.strategy.precision}
 
     def _state(self) -> dict[str, Any]:

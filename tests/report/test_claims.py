@@ -72,7 +72,6 @@ ABLATED = {
 }  # fmt: skip
 """By row: the ablation's methods."""
 
-
 CHANGED = (
     "Proposed-B", "D fixed after the warm-up", "no warm-up", "three steps of D", "D learns the verdict",
     "D learns the verdict, blind to the class", "WGAN-GP", "no replay", "first scale 0.1", "rates that stay",
@@ -246,10 +245,10 @@ def test_two_seeds() -> None:
 
 def test_what_gamma_does_at_96_pixels() -> None:
     _, *rows = rows_under("gamma")
-    for (gamma, *cells), places in zip(rows, GAMMAS, strict=True):
+    for (gamma, *cells), fits in zip(rows, GAMMAS, strict=True):
         expected = []
         for goal in (Goal.ENHANCE, Goal.DEGRADE):
-            report, method = places.get(goal, ("", ""))
+            report, method = fits.get(goal, ("", ""))
             own = {"target": "DenseNet169", "goal": goal.value, "method": method}
             if not report.startswith("gamma"):
                 own["budget"] = "unbounded"
